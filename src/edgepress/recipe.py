@@ -1,0 +1,243 @@
+"""Every config dataclass, and the recipe file that holds them: the one source of options for CLI, recipe and Python."""
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Mapping, Optional, Tuple, get_args, get_origin
+
+from edgepress.errors import RecipeError, nearest
+
+Scheme = Literal["float32", "float16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8", "static_wi8_ai16"]
+Format = Literal["tflite", "onnx"]
+RuntimeName = Literal["litert", "tflite_runtime", "onnxruntime", "keras"]
+Normalization = Literal["0..255", "0..1", "-1..1", "imagenet", "caffe"]
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """A config field with its one-line help."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How photos become a dataset with train, validation and test splits."""
+
+    validation: float = option(0.15, "share of the images used to choose between settings, where the folder has no split of its own")
+    test: float = option(0.2, "share of the images that nothing but the certificate sees, where the folder has no split of its own")
+    near_duplicate_bits: Optional[int] = option(4, "largest perceptual-hash distance (of 64 bits) that counts as the same photo; none switches it off")
+    max_megapixels: float = option(64.0, "images with more pixels than this are skipped as decompression bombs")
+    min_images: int = option(10, "fewest usable images a class may have")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a pretrained backbone learns the user's classes."""
+
+    backbone: str = option("mobilenet_v2_1.0_224", "backbone by name, family[_width]_size; `edgepress backbones` lists them")
+    weights: str = option("imagenet", "imagenet, none (random initialisation), a path, or a file name in $EDGEPRESS_WEIGHTS")
+    strategy: Literal["head", "finetune"] = option("finetune", "head: fit the classifier only; finetune: then train the backbone too")
+    resize: Literal["stretch", "crop", "pad"] = option("stretch", "how a photo becomes the input size")
+    views: int = option(4, "augmented views (flips, crops) of each training photo whose features are cached", minimum=1, maximum=8)
+    epochs: int = option(8, "epochs of fine-tuning", minimum=1)
+    batch_size: int = option(32, "photos per training step", minimum=1)
+    learning_rate: float = option(0.003, "peak learning rate of fine-tuning")
+    layer_decay: float = option(0.8, "each freeze point towards the stem learns this much slower")
+    label_smoothing: float = option(0.05, "label smoothing of fine-tuning")
+    ema: float = option(0.99, "decay of the exponential moving average of the weights")
+    patience: int = option(3, "stop after this many epochs without a better validation loss", minimum=1)
+    class_weights: Literal["balanced", "none"] = option("balanced", "weigh classes by the inverse of their image count, or not")
+    augment: bool = option(True, "flip, crop and jitter photos while fine-tuning")
+    seed: int = option(0, "seed of everything random")
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Magnitude pruning: makes the compressed file smaller, not the inference faster."""
+
+    sparsity: float = option(0.5, "share of zero weights in each pruned layer, 0–1")
+    schedule: Literal["polynomial", "constant"] = option("polynomial", "how sparsity grows during fine-tuning")
+    pattern: Literal["unstructured", "block", "2:4"] = option("unstructured", "which weights may be zero together")
+    method: Literal["auto", "tfmot", "mask"] = option("auto", "auto: TensorFlow Model Optimization where it can, our mask pruner where it refuses")
+    epochs: int = option(3, "epochs of fine-tuning while pruning", minimum=1)
+    batch_size: int = option(32, "photos per training step", minimum=1)
+    learning_rate: float = option(0.0005, "peak learning rate")
+    seed: int = option(0, "seed of everything random")
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """How a Keras model becomes float TFLite and ONNX files."""
+
+    formats: Tuple[Format, ...] = option(("tflite", "onnx"), "files to write")
+    opset: int = option(15, "ONNX opset", minimum=13, maximum=18)
+    batch: Optional[int] = option(1, "batch size fixed in the file; none leaves it dynamic", minimum=1)
+    input_type: Literal["uint8", "float32"] = option("uint8", "uint8: raw RGB bytes with the normalisation inside the graph; float32: already normalised")
+    layout: Literal["nhwc", "nchw"] = option("nhwc", "axis order of the ONNX input")
+    output: Literal["probabilities", "logits"] = option("probabilities", "end with the softmax or before it")
+    normalization: Optional[Normalization] = option(None, "what a model of your own was trained on; known for models made by edgepress")
+    channel_order: Literal["rgb", "bgr"] = option("rgb", "channel order a model of your own was trained on")
+    resize: Literal["stretch", "crop", "pad"] = option("stretch", "how photos were resized for a model of your own")
+    labels: Optional[str] = option(None, "text file with one label per line, for a model of your own")
+    allow_flex: bool = option(False, "allow TensorFlow Select (Flex) operators, which no small runtime ships")
+    allow_unsafe: bool = option(False, "load a model file even if that runs code stored in it")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """How a float file becomes a smaller one."""
+
+    scheme: Scheme = option("static_wi8_ai8", "which numbers weights (w) and activations (a) become")
+    backend: Literal["auto", "ai_edge_quantizer", "tflite_converter", "onnxruntime"] = option("auto", "quantizer; auto is ai_edge_quantizer for TFLite, onnxruntime for ONNX")
+    profile: Optional[str] = option(None, "target profile (see `edgepress runtimes`): refuses what is known not to work there; default: this machine")
+    samples: int = option(200, "calibration images, from the training split only", minimum=1)
+    calibration_method: Literal["minmax", "moving_average", "percentile", "entropy"] = option("minmax", "how activation ranges are chosen")
+    per_channel: bool = option(True, "one scale per output channel of a weight, or one per tensor")
+    seed: int = option(0, "seed of the choice of calibration images")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How one file is scored on images."""
+
+    runtime: Optional[RuntimeName] = option(None, "runtime that executes the file; default: the first installed one for its format")
+    split: Literal["train", "validation", "test"] = option("test", "which images of a dataset")
+    threads: int = option(2, "threads of the runtime", minimum=1)
+    batch: int = option(1, "images per run, where the file's batch is dynamic", minimum=1)
+
+
+@dataclass(frozen=True)
+class CertifyConfig:
+    """How much accuracy a compressed file may lose against its reference."""
+
+    max_drop: float = option(1.0, "largest accepted accuracy drop, in percentage points")
+    confidence: float = option(0.95, "confidence of the intervals")
+    runtime: Optional[RuntimeName] = option(None, "runtime that executes both files; default: the first installed one for each format")
+    threads: int = option(2, "threads of the runtime", minimum=1)
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """How latency and memory are measured."""
+
+    runtimes: Tuple[RuntimeName, ...] = option((), "runtimes to measure; default: every installed one that opens the file")
+    threads: Tuple[int, ...] = option((), "thread counts; default: 1 and all cores")
+    min_runs: int = option(50, "fewest timed runs", minimum=1)
+    min_seconds: float = option(2.0, "shortest timed period")
+    max_seconds: float = option(30.0, "longest timed period")
+    warmup_seconds: float = option(0.3, "shortest warm-up")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the report shows."""
+
+    title: Optional[str] = option(None, "heading of the page")
+    thumbnails: int = option(24, "most misclassified or flipped photos shown per file")
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """What goes into the folder that ships."""
+
+    choose: str = option("auto", "file to ship: auto (fastest certified), or a variant name from the report")
+    golden: int = option(8, "test images with expected probabilities for the self-test", minimum=1)
+
+
+SECTIONS: Mapping[str, type] = {
+    "dataset": DatasetConfig, "finetune": FinetuneConfig, "prune": PruneConfig, "convert": ConvertConfig, "quantize": QuantizeConfig,
+    "evaluate": EvaluateConfig, "certify": CertifyConfig, "benchmark": BenchmarkConfig, "report": ReportConfig, "bundle": BundleConfig,
+}
+
+
+def _is_optional(kind: Any) -> bool:
+    return get_origin(kind) is typing.Union and type(None) in get_args(kind)
+
+
+def check_value(kind: Any, value: Any, *, where: str, metadata: Mapping[str, Any] = {}) -> Any:
+    """`value` as the type `kind` of a config field (numbers widened, lists to tuples).
+
+    Raises:
+        RecipeError: wrong type, a choice that does not exist, or a number out of range.
+    """
+    if _is_optional(kind):
+        inner = next(k for k in get_args(kind) if k is not type(None))
+        return None if value is None or value == "none" else check_value(inner, value, where=where, metadata=metadata)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise RecipeError(f"{where} is {value!r}; {nearest(str(value), map(str, get_args(kind)))}")
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{where} is {value!r}; accepted: a list")
+        return tuple(check_value(get_args(kind)[0], v, where=where) for v in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise RecipeError(f"{where} is {value!r}; accepted: {kind.__name__}")
+    for bound, wrong in (("minimum", lambda v, b: v < b), ("maximum", lambda v, b: v > b)):
+        if bound in metadata and wrong(value, metadata[bound]):
+            raise RecipeError(f"{where} is {value!r}; the {bound} is {metadata[bound]}")
+    return value
+
+
+def make_config(config_type: type, values: Mapping[str, Any], *, where: str) -> Any:
+    """An instance of `config_type` from plain values; unknown keys and wrong types are errors that name `where`."""
+    fields = {f.name: f for f in dataclasses.fields(config_type)}
+    kinds = typing.get_type_hints(config_type)
+    checked = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise RecipeError(f"{where} has the unknown key {key!r}; {nearest(key, fields)}")
+        checked[key] = check_value(kinds[key], value, where=f"{where} {key}", metadata=fields[key].metadata)
+    return config_type(**checked)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `edgepress run` does: one config per stage; `prune` only where asked for."""
+
+    images: str = option("", "folder of class folders, a CSV of path,label, or digits")
+    schemes: Tuple[Scheme, ...] = option(("float32", "float16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "static_wi8_ai8"), "quantization schemes to try in every format")
+    runtimes: Tuple[RuntimeName, ...] = option((), "runtimes that evaluate and benchmark; default: every installed one")
+    dataset: DatasetConfig = DatasetConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    prune: Optional[PruneConfig] = None
+    convert: ConvertConfig = ConvertConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    certify: CertifyConfig = CertifyConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    report: ReportConfig = ReportConfig()
+    bundle: BundleConfig = BundleConfig()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe TOML: top-level `images`, `schemes`, `runtimes`, and one table per stage.
+
+    Raises:
+        RecipeError: unreadable, not TOML, an unknown section or key, or a value of the wrong type.
+    """
+    import tomllib  # Python 3.11; recipes are never read on a device
+
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} is not valid TOML ({error})") from error
+    kinds = typing.get_type_hints(Recipe)
+    values: dict = {}
+    for key, value in data.items():
+        if key in SECTIONS:
+            if not isinstance(value, dict):
+                raise RecipeError(f"{path}: {key} is {value!r}; accepted: a table [{key}]")
+            values[key] = make_config(SECTIONS[key], value, where=f"{path} [{key}]")
+        elif key in kinds:
+            values[key] = check_value(kinds[key], value, where=f"{path} {key}")
+        else:
+            raise RecipeError(f"{path} has the unknown key {key!r}; {nearest(key, kinds)}")
+    if not values.get("images"):
+        raise RecipeError(f"{path} does not say which images", 'add a first line such as: images = "photos/"')
+    return Recipe(**values)
