@@ -2,10 +2,21 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import Callable, Mapping, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, Mapping, Optional, Tuple
 
 from edgepress import recipe
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a stage: a keyword of its function, and how the command line spells it."""
+
+    role: str
+    help: str
+    flag: Optional[str] = None  # None: a positional argument
+    optional: bool = False
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -15,7 +26,7 @@ class Stage:
     name: str
     help: str
     config: type
-    inputs: Tuple[str, ...]  # roles; a trailing "?" marks one that may be absent, "*" one that takes several paths
+    inputs: Tuple[Input, ...]
     version: int = 1  # raise when the result of the stage changes
     needs: Tuple[str, ...] = ()  # distributions whose version is part of the key
     tensorflow: bool = False  # neighbouring TensorFlow stages of one run share a child process
@@ -25,22 +36,29 @@ class Stage:
         return getattr(importlib.import_module(f"edgepress.stages.{self.name}"), self.name)
 
 
+_MODEL = Input("model", "model file, or a folder that holds one")
+_IMAGES = Input("dataset", "dataset artifact, folder of class folders, or a CSV of path,label", flag="--images")
+_RUN = Input("run", "folder of a run")
+
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (
-    Stage("dataset", "Read photos into train, validation and test splits.", recipe.DatasetConfig, ("images",), needs=("pillow",)),
-    Stage("finetune", "Teach a pretrained backbone your classes.", recipe.FinetuneConfig, ("dataset",),
-          needs=("tensorflow", "tf_keras"), tensorflow=True),
-    Stage("prune", "Set small weights to zero: a smaller compressed file, not a faster one.", recipe.PruneConfig, ("model", "dataset"),
+    Stage("dataset", "Read photos into train, validation and test splits.", recipe.DatasetConfig,
+          (Input("images", "folder of class folders, a CSV of path,label, or digits"),), needs=("pillow",)),
+    Stage("finetune", "Teach a pretrained backbone your classes.", recipe.FinetuneConfig,
+          (Input("dataset", "dataset artifact, or what `edgepress dataset` takes"),), needs=("tensorflow", "tf_keras"), tensorflow=True),
+    Stage("prune", "Set small weights to zero: a smaller compressed file, not a faster one.", recipe.PruneConfig, (_MODEL, _IMAGES),
           needs=("tensorflow", "tf_keras", "tensorflow-model-optimization"), tensorflow=True),
-    Stage("convert", "Write the float TFLite and ONNX files.", recipe.ConvertConfig, ("model",),
+    Stage("convert", "Write the float TFLite and ONNX files.", recipe.ConvertConfig, (_MODEL,),
           needs=("tensorflow", "tf_keras", "tf2onnx", "onnx"), tensorflow=True),
-    Stage("quantize", "Make a smaller file from a float one.", recipe.QuantizeConfig, ("model", "dataset?"),
+    Stage("quantize", "Make a smaller file from a float one.", recipe.QuantizeConfig,
+          (_MODEL, Input("dataset", "calibration images: dataset artifact (training split) or folder", flag="--calibration", optional=True)),
           needs=("ai-edge-quantizer", "ai-edge-litert", "onnx", "onnxruntime")),
-    Stage("evaluate", "Score a file on test images in its own runtime.", recipe.EvaluateConfig, ("model", "dataset"),
+    Stage("evaluate", "Score a file on test images in its own runtime.", recipe.EvaluateConfig, (_MODEL, _IMAGES),
           needs=("ai-edge-litert", "onnxruntime")),
-    Stage("certify", "Say what a file lost against its float reference.", recipe.CertifyConfig, ("model", "reference", "dataset?"),
+    Stage("certify", "Say what a file lost against its float reference.", recipe.CertifyConfig,
+          (_MODEL, Input("reference", "float file to compare with", flag="--reference"), replace(_IMAGES, optional=True)),
           needs=("ai-edge-litert", "onnxruntime")),
-    Stage("benchmark", "Measure latency, memory and size.", recipe.BenchmarkConfig, ("model*",),
+    Stage("benchmark", "Measure latency, memory and size.", recipe.BenchmarkConfig, (replace(_MODEL, many=True),),
           needs=("ai-edge-litert", "onnxruntime")),
-    Stage("report", "Write one HTML page, JSON and Markdown about a run.", recipe.ReportConfig, ("run",)),
-    Stage("bundle", "Pack the file that ships with everything it needs.", recipe.BundleConfig, ("run",)),
+    Stage("report", "Write one HTML page, JSON and Markdown about a run.", recipe.ReportConfig, (_RUN,)),
+    Stage("bundle", "Pack the file that ships with everything it needs.", recipe.BundleConfig, (_RUN,)),
 )}
