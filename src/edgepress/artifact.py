@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
 
-from edgepress.errors import ArtifactError, EdgepressError, ModelError
+from edgepress.errors import ArtifactError, ModelError
 
 if TYPE_CHECKING:
     from edgepress.stages import Stage
@@ -229,19 +229,25 @@ def _workspace(out: Path) -> Iterator[Path]:
     try:
         yield workspace
     except OSError as error:
-        raise _disk_error(error, out) from error
+        mended = _disk_error(error, out)
+        if mended is error:
+            raise
+        raise mended from error
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _disk_error(error: OSError, out: Path) -> EdgepressError:
+def _disk_error(error: OSError, out: Path) -> BaseException:
+    """A full, read-only or broken disk in the user's words; any other OSError is a bug of the stage and stays as it is."""
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ArtifactError(f"the disk is full: {out} was not made, nothing was left half-written", "free some space and run the same command again")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ArtifactError(f"{error.filename or out} cannot be written ({error.strerror})", "choose a folder that can be written with -o")
-    return ArtifactError(f"{out} was not made: {error.strerror or error} ({error.filename or 'reading or writing'})", "mend that and run the same command again")
+    if error.errno == errno.EIO:
+        return ArtifactError(f"the disk reports an input/output error: {out} was not made, nothing was left half-written", "check the disk and run the same command again")
+    return error
 
 
 def _sweep(folder: Path) -> None:

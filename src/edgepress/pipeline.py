@@ -1,0 +1,216 @@
+"""From a recipe to ordered steps, and running them: what `edgepress run` does and `--dry-run` prints."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+
+from edgepress.artifact import artifact_digest, digest_file, digest_json, is_artifact, run_stage, write_json
+from edgepress.child import StageChild
+from edgepress.errors import ArtifactError, EdgepressError, GateError, JobError, UnsupportedError
+from edgepress.recipe import SECTIONS, Recipe
+from edgepress.stages import STAGES
+
+RUN_FILE = "run.json"
+SCHEMA = 1
+OFFLINE_SOURCES = ("digits",)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The result of an earlier step, or one file of it."""
+
+    step: str
+    file: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage with its inputs; `variant` is `<scheme>.<format>` where there are several of the kind."""
+
+    id: str
+    stage: str
+    inputs: Mapping[str, Union[Ref, Path, Tuple[Ref, ...]]]
+    config: Any
+    variant: Optional[str] = None
+    runtime: Optional[str] = None
+    required: bool = True  # a failure ends the run; otherwise it is written down and the run goes on
+
+
+def plan(recipe: Recipe, *, runtimes: Mapping[str, Tuple[str, ...]]) -> List[Step]:
+    """The steps of a recipe in order.
+
+    Args:
+        runtimes: format → runtimes that evaluate its files, e.g. {"tflite": ("litert",), "onnx": ("onnxruntime",)}.
+    """
+    trunk = [Step("dataset", "dataset", {"images": Path(recipe.images)}, recipe.dataset),
+             Step("finetune", "finetune", {"dataset": Ref("dataset")}, recipe.finetune)]
+    if recipe.prune is not None:
+        trunk.append(Step("prune", "prune", {"model": Ref("finetune"), "dataset": Ref("dataset")}, recipe.prune))
+    trunk.append(Step("convert", "convert", {"model": Ref(trunk[-1].id)}, recipe.convert))
+    variants = _variant_files(recipe)
+    quantized = [Step(f"quantize:{name}", "quantize", {"model": Ref("convert", f"model.{name.rpartition('.')[2]}"), "dataset": Ref("dataset")},
+                      replace(recipe.quantize, scheme=name.rpartition(".")[0]), variant=name, required=False)
+                 for name, ref in variants.items() if ref.step != "convert"]
+    evaluated = [Step(f"evaluate:{name}@{runtime}", "evaluate", {"model": ref, "dataset": Ref("dataset")},
+                      replace(recipe.evaluate, runtime=runtime), variant=name, runtime=runtime, required=False)
+                 for name, ref in variants.items() for runtime in runtimes.get(name.rpartition(".")[2], ())]
+    reference = evaluated[0].id if evaluated else None
+    certified = [Step(f"certify:{step.variant}@{step.runtime}", "certify", {"model": Ref(step.id), "reference": Ref(reference)},
+                      recipe.certify, variant=step.variant, runtime=step.runtime, required=False)
+                 for step in evaluated[1:]] if reference else []
+    benchmark = Step("benchmark", "benchmark", {"model": tuple(variants.values())}, replace(recipe.benchmark, runtimes=recipe.benchmark.runtimes or recipe.runtimes))
+    return trunk + quantized + evaluated + certified + [benchmark]
+
+
+def _variant_files(recipe: Recipe) -> Dict[str, Ref]:
+    """Variant name → its file; the float reference first, whether or not it was asked for."""
+    schemes = ("float32",) + tuple(s for s in recipe.schemes if s != "float32")
+    names = [f"{scheme}.{form}" for form in recipe.convert.formats for scheme in schemes]
+    return {name: Ref("convert", f"model.{name.rpartition('.')[2]}") if name.startswith("float32.") else
+            Ref(f"quantize:{name}", f"model.{name.rpartition('.')[2]}") for name in names}
+
+
+def commands(steps: List[Step], out: Path, recipe: Recipe) -> List[str]:
+    """The commands that do the same as the steps, one line each."""
+    folders = {step.id: out / step.id.replace(":", "-").replace("@", "-") for step in steps}
+    lines = [_command(step, folders) for step in steps]
+    return lines + [f"edgepress report {shlex.quote(str(out))}", f"edgepress bundle {shlex.quote(str(out))} -o {shlex.quote(str(out / 'bundle'))}"]
+
+
+def _command(step: Step, folders: Mapping[str, Path]) -> str:
+    words = ["edgepress", step.stage]
+    for declared in STAGES[step.stage].inputs:
+        value = step.inputs.get(declared.role)
+        for item in value if isinstance(value, tuple) else [value] if value is not None else []:
+            path = item if isinstance(item, Path) else folders[item.step] / item.file if item.file else folders[item.step]
+            words += ([declared.flag] if declared.flag else []) + [str(path)]
+    for key, value in dataclasses.asdict(step.config).items():
+        if value != getattr(type(step.config)(), key):
+            words += flag(key, value)
+    return shlex.join(words + ["-o", str(folders[step.id])])
+
+
+def flag(key: str, value: Any) -> List[str]:
+    """How the command line spells a config value."""
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, (tuple, list)):
+        return [f"--{name}", ",".join(map(str, value))]
+    return [f"--{name}", "none" if value is None else str(value)]
+
+
+def digest_input(path: Path) -> str:
+    """Digest of any stage input: a file, an artifact, a run folder, or the images of a folder."""
+    if str(path) in OFFLINE_SOURCES:
+        return str(path)
+    if path.is_file() and path.suffix.lower() != ".csv":
+        return digest_file(path)
+    if is_artifact(path):
+        return artifact_digest(path)
+    if (path / RUN_FILE).is_file():
+        return run_digest(path)
+    if (path / "saved_model.pb").is_file():
+        return digest_json([[p.relative_to(path).as_posix(), digest_file(p)] for p in sorted(path.rglob("*")) if p.is_file()])
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist", "check the path")
+    from edgepress.imageset import source_digest
+
+    return source_digest(path, cache=cache_folder())
+
+
+def cache_folder() -> Path:
+    """Where hashes of the user's photos are remembered between commands."""
+    base = os.environ.get("EDGEPRESS_HOME") or os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "edgepress"
+
+
+def read_run(folder: Path) -> Dict[str, Any]:
+    """The run.json of a run folder, or an ArtifactError."""
+    import json
+
+    try:
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} is not the folder of a run: it has no {RUN_FILE}", "make one with `edgepress run photos/ -o " + str(folder) + "`") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / RUN_FILE} cannot be read ({error})", "run `edgepress run` again") from error
+
+
+def run_digest(folder: Path) -> str:
+    """Digest of a run: what its steps made, not how long they took."""
+    return digest_json([[s["stage"], s["variant"], s["runtime"], s["artifact"], s["status"]] for s in read_run(folder)["steps"]
+                        if s["stage"] not in ("report", "bundle")])
+
+
+class Runner:
+    """Runs steps into one folder and keeps run.json true after each of them."""
+
+    def __init__(self, recipe: Recipe, out: Path, *, on_step: Callable[[str, str, float], None]) -> None:
+        self.recipe, self.out, self.on_step = recipe, Path(os.path.abspath(out)), on_step
+        self.artifacts: Dict[str, Path] = {}
+        self.records: List[Dict[str, Any]] = []
+        self.bundle_error: Optional[GateError] = None
+
+    def run(self, steps: List[Step]) -> None:
+        """All steps, then the report and the bundle. Raises what a required step raises; GateError if nothing may ship."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with StageChild() as child:
+            for index, step in enumerate(steps):
+                if not STAGES[step.stage].tensorflow and index and STAGES[steps[index - 1].stage].tensorflow:
+                    child.close()
+                self._step(step, child)
+        for name in ("report", "bundle"):
+            config = getattr(self.recipe, name)
+            try:
+                self._step(Step(name, name, {"run": self.out}, config), None)
+            except GateError as error:
+                self.bundle_error = error
+        if self.bundle_error:
+            raise self.bundle_error
+
+    def _step(self, step: Step, child: Optional[StageChild]) -> None:
+        stage, started = STAGES[step.stage], time.monotonic()
+        self.on_step(step.id, "start", 0.0)
+        record: Dict[str, Any] = {"id": step.id, "stage": step.stage, "variant": step.variant, "runtime": step.runtime, "inputs": {}, "artifact": None, "status": "ok", "reason": None}
+        try:
+            inputs = {role: self._resolve(value) for role, value in step.inputs.items()}
+            record["inputs"] = {role: [self._show(p) for p in v] if isinstance(v, list) else self._show(v) for role, v in inputs.items()}
+            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=digest_input, call=child.call if child and stage.tensorflow else None)
+            self.artifacts[step.id] = path
+            record["artifact"] = path.name
+        except EdgepressError as error:
+            record.update(status="skipped" if isinstance(error, (UnsupportedError, _Missing)) else "failed", reason=str(error))
+            if step.required:
+                self._write(record, started)
+                raise
+        self._write(record, started)
+
+    def _resolve(self, value: Union[Ref, Path, Tuple[Ref, ...]]) -> Any:
+        if isinstance(value, tuple):
+            return [self._resolve(ref) for ref in value if ref.step in self.artifacts]
+        if isinstance(value, Path):
+            return value
+        if value.step not in self.artifacts:
+            raise _Missing(f"the step {value.step} made no file")
+        folder = self.artifacts[value.step]
+        return folder / value.file if value.file else folder
+
+    def _show(self, path: Path) -> str:
+        return os.path.relpath(path, self.out) if self.out in Path(path).parents else str(path)
+
+    def _write(self, record: Dict[str, Any], started: float) -> None:
+        record["seconds"] = round(time.monotonic() - started, 3)
+        self.records.append(record)
+        recipe = dataclasses.asdict(self.recipe)
+        write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": recipe, "steps": self.records})
+        self.on_step(record["id"], record["status"] if not record["reason"] else f"{record['status']}: {record['reason']}", record["seconds"])
+
+
+class _Missing(EdgepressError):
+    """An input that an earlier step did not make."""
