@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -125,6 +126,14 @@ def artifact_digest(folder: Path) -> str:
     return digest_json([record["stage"], record["key"]])
 
 
+def recorded_digest(file: Path) -> Optional[str]:
+    """sha256 of a file as the artifact it lies in recorded it; None where it lies in none or its size differs."""
+    if not is_artifact(file.parent):
+        return None
+    facts = read_record(file.parent)["files"].get(file.name)
+    return facts and facts["sha256"]
+
+
 def digest_path(path: Path) -> str:
     """Digest of a file by its bytes, of an artifact by its key.
 
@@ -138,17 +147,15 @@ def digest_path(path: Path) -> str:
     return artifact_digest(path)
 
 
-def installed_versions(distributions: Sequence[str]) -> Dict[str, Optional[str]]:
-    """Version of each distribution, None where it is not installed."""
+@functools.lru_cache(maxsize=None)
+def installed_version(distribution: str) -> Optional[str]:
+    """Version of an installed distribution, or None."""
     from importlib import metadata
 
-    versions: Dict[str, Optional[str]] = {}
-    for name in distributions:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def stage_key(stage: Stage, *, digests: Mapping[str, Any], config: Any, versions: Mapping[str, Any]) -> str:
@@ -174,7 +181,7 @@ def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] 
     """
     digests = {role: [digest(p) for p in value] if isinstance(value, (list, tuple)) else digest(value)
                for role, value in inputs.items() if value is not None}
-    versions = installed_versions(stage.needs)
+    versions = {name: installed_version(name) for name in stage.needs}
     key = stage_key(stage, digests=digests, config=config, versions=versions)
     if out is None:
         if work is None:

@@ -6,13 +6,14 @@ import os
 import shlex
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
-from edgepress.artifact import artifact_digest, digest_file, digest_json, is_artifact, run_stage, write_json
+from edgepress.artifact import artifact_digest, digest_file, digest_json, is_artifact, recorded_digest, run_stage, write_json
 from edgepress.child import StageChild
-from edgepress.errors import ArtifactError, EdgepressError, GateError, JobError, UnsupportedError
-from edgepress.recipe import SECTIONS, Recipe
+from edgepress.errors import ArtifactError, EdgepressError, GateError, UnsupportedError
+from edgepress.recipe import Recipe
 from edgepress.stages import STAGES
 
 RUN_FILE = "run.json"
@@ -105,12 +106,16 @@ def flag(key: str, value: Any) -> List[str]:
     return [f"--{name}", "none" if value is None else str(value)]
 
 
-def digest_input(path: Path) -> str:
-    """Digest of any stage input: a file, an artifact, a run folder, or the images of a folder."""
+def digest_input(path: Path, *, cache: Path) -> str:
+    """Digest of any stage input: a file, an artifact, a run folder, or the images of a folder.
+
+    Args:
+        cache: where the hashes of the user's photos are remembered between commands.
+    """
     if str(path) in OFFLINE_SOURCES:
         return str(path)
     if path.is_file() and path.suffix.lower() != ".csv":
-        return digest_file(path)
+        return recorded_digest(path) or digest_file(path)
     if is_artifact(path):
         return artifact_digest(path)
     if (path / RUN_FILE).is_file():
@@ -121,13 +126,7 @@ def digest_input(path: Path) -> str:
         raise ArtifactError(f"{path} does not exist", "check the path")
     from edgepress.imageset import source_digest
 
-    return source_digest(path, cache=cache_folder())
-
-
-def cache_folder() -> Path:
-    """Where hashes of the user's photos are remembered between commands."""
-    base = os.environ.get("EDGEPRESS_HOME") or os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "edgepress"
+    return source_digest(path, cache=cache)
 
 
 def read_run(folder: Path) -> Dict[str, Any]:
@@ -153,6 +152,7 @@ class Runner:
 
     def __init__(self, recipe: Recipe, out: Path, *, on_step: Callable[[str, str, float], None]) -> None:
         self.recipe, self.out, self.on_step = recipe, Path(os.path.abspath(out)), on_step
+        self.digest = partial(digest_input, cache=self.out / ".cache")
         self.artifacts: Dict[str, Path] = {}
         self.records: List[Dict[str, Any]] = []
         self.bundle_error: Optional[GateError] = None
@@ -181,7 +181,7 @@ class Runner:
         try:
             inputs = {role: self._resolve(value) for role, value in step.inputs.items()}
             record["inputs"] = {role: [self._show(p) for p in v] if isinstance(v, list) else self._show(v) for role, v in inputs.items()}
-            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=digest_input, call=child.call if child and stage.tensorflow else None)
+            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, call=child.call if child and stage.tensorflow else None)
             self.artifacts[step.id] = path
             record["artifact"] = path.name
         except EdgepressError as error:

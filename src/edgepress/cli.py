@@ -1,0 +1,264 @@
+"""The command line: parse, call one function, print. Commands are made from the stage table."""
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import click
+
+from edgepress import __version__
+from edgepress.errors import EdgepressError, GateError
+from edgepress.options import CommaList, config_from, config_options
+from edgepress.progress import TerminalLine, set_sink
+from edgepress.recipe import BenchmarkConfig, CertifyConfig, ConvertConfig, FinetuneConfig, PruneConfig, QuantizeConfig, Recipe
+from edgepress.stages import STAGES, Stage
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+FILE = click.Path(path_type=Path)
+RESULTS = {"evaluate": "evaluation.json", "certify": "certificate.json", "benchmark": "measurements.json", "report": "report.json", "dataset": "dataset.json",
+           "finetune": "training.json", "prune": "training.json", "convert": "conversion.json", "quantize": "quantization.json", "bundle": "manifest.json"}
+BESIDE = ("evaluate", "certify", "benchmark")  # stages whose result goes beside the model where no -o is given
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, "--version", prog_name="edgepress")
+def cli() -> None:
+    """Give it a folder of photos and a budget; it gives back a file proven on the device, or says why there is none.
+
+    \b
+    Start with your own photos, one folder per class:
+      edgepress run photos/ -o runs/photos
+    or look at one stage at a time:
+      edgepress dataset photos/ -o work/dataset
+    """
+
+
+def _stage_command(stage: Stage) -> click.Command:
+    def body(out: Optional[Path], as_json: bool, **values: Any) -> None:
+        inputs = {i.role: list(values[i.role]) if i.many else values[i.role] for i in stage.inputs}
+        config = config_from(stage.config, values, command=stage.name)
+        _print_result(stage, _run_command(stage, inputs, config, out), as_json)
+
+    body.__doc__ = stage.help
+    body = config_options(stage.config)(body)
+    body = click.option("--json", "as_json", is_flag=True, help="print one JSON document")(body)
+    text = "folder (or model file) to make" + ("; default: beside the model" if stage.name in BESIDE else "")
+    body = click.option("-o", "--out", type=FILE, required=stage.name not in BESIDE + ("report",), help=text)(body)
+    for declared in reversed(stage.inputs):
+        if declared.flag:
+            body = click.option(declared.flag, declared.role, type=FILE, required=not declared.optional, help=declared.help)(body)
+        else:
+            body = click.argument(declared.role, type=FILE, nargs=-1 if declared.many else 1, required=True)(body)
+    return click.command(stage.name)(body)
+
+
+def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path]) -> Path:
+    from edgepress.single import run_single
+
+    with _progress():
+        return run_single(stage, inputs, config, out=out)
+
+
+class _progress:
+    """Draws progress while a command works."""
+
+    def __enter__(self) -> TerminalLine:
+        self.line = TerminalLine()
+        set_sink(self.line)
+        return self.line
+
+    def __exit__(self, *_: object) -> None:
+        self.line.close()
+        set_sink(None)
+
+
+def _print_result(stage: Stage, path: Path, as_json: bool) -> None:
+    from edgepress.summaries import summarize
+
+    folder = path if path.is_dir() else path.with_name(path.name + ".json")
+    file = folder / RESULTS[stage.name] if folder.is_dir() else folder
+    document = json.loads(file.read_text(encoding="utf-8"))
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else summarize(stage.name, document, path))
+    if stage.name == "certify" and document["certified"] is not True:
+        raise GateError(f"{document['file']} is not certified: {document.get('reason') or document['certified']}", "allow more with --max-drop, or try another scheme")
+
+
+for _stage in STAGES.values():
+    cli.add_command(_stage_command(_stage))
+
+
+@cli.command()
+@click.argument("source", metavar="PHOTOS_OR_RECIPE", type=FILE)
+@click.option("-o", "--out", type=FILE, help="folder of the run  [default: runs/<name of the source>]")
+@click.option("--dry-run", is_flag=True, help="print the commands that would do the same, and stop")
+@click.option("--json", "as_json", is_flag=True, help="print the report as one JSON document")
+@click.option("--schemes", type=CommaList(str), help="quantization schemes to try in every format")
+@click.option("--runtimes", type=CommaList(str), help="runtimes that evaluate and benchmark  [default: every installed one]")
+@click.option("--sparsity", type=float, help="prune too: share of zero weights in each pruned layer, 0-1")
+@config_options(FinetuneConfig)
+@config_options(ConvertConfig, only=("formats", "opset"))
+@config_options(QuantizeConfig, only=("samples", "profile"))
+@config_options(CertifyConfig, only=("max_drop",))
+@config_options(BenchmarkConfig, only=("threads", "min_runs", "min_seconds"))
+def run(source: Path, out: Optional[Path], dry_run: bool, as_json: bool, **values: Any) -> None:
+    """From photos (or a recipe) to compared, certified files: every stage, in order.
+
+    PHOTOS_OR_RECIPE is a folder with one folder of photos per class, a CSV of path,label, the word digits, or a recipe .toml.
+    """
+    from edgepress.pipeline import Runner, commands, plan
+    from edgepress.single import build_recipe, runtimes_by_format
+
+    recipe = build_recipe(source, values)
+    steps = plan(recipe, runtimes=runtimes_by_format(recipe))
+    out = out or Path("runs") / (source.resolve().name if source.suffix == ".toml" else source.name)
+    if dry_run:
+        click.echo("\n".join(commands(steps, out, recipe)))
+        return
+    with _progress() as line:
+        runner = Runner(recipe, out, on_step=partial(_show_step, line, len(steps) + 2))
+        try:
+            runner.run(steps)
+        finally:
+            line.close()
+            if "report" in runner.artifacts:
+                _print_report(runner.artifacts["report"], as_json)
+
+
+class _Count:
+    done = 0
+
+
+def _show_step(line: TerminalLine, total: int, name: str, status: str, seconds: float) -> None:
+    if status == "start":
+        _Count.done += 1
+        line.prefix = f"[{_Count.done}/{total}] {name}: "
+        return
+    line.close()
+    click.echo(f"[{_Count.done:2}/{total}] {name:42} {status.splitlines()[0][:160]}  {seconds:6.1f} s", err=True)
+
+
+def _print_report(folder: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo((folder / "report.json").read_text(encoding="utf-8"))
+        return
+    from edgepress.summaries import summarize
+
+    click.echo(summarize("report", json.loads((folder / "report.json").read_text(encoding="utf-8")), folder))
+
+
+@cli.command()
+@click.argument("photos", nargs=-1, required=True, type=FILE)
+@click.option("--model", required=True, type=FILE, help="model file, bundle, or folder that holds one")
+@click.option("--runtime", default=None, help="runtime that executes the file")
+@click.option("--top", default=3, show_default=True, help="classes to show")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def predict(photos: Tuple[Path, ...], model: Path, runtime: Optional[str], top: int, as_json: bool) -> None:
+    """Say what is on a photo."""
+    from edgepress.prediction import format_predictions, predict_photos
+
+    answers = predict_photos(model, photos, runtime=runtime, top=top)
+    click.echo(json.dumps(answers, indent=2, ensure_ascii=False) if as_json else format_predictions(answers))
+
+
+@cli.command()
+@click.argument("path", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def show(path: Path, as_json: bool) -> None:
+    """Look inside a model file or an artifact: operators, types, sizes, ModelSpec, provenance."""
+    from edgepress.inspection import describe, format_description
+
+    facts = describe(path)
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else format_description(facts))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def backbones(as_json: bool) -> None:
+    """List the backbones: sizes, parameters, licence of the weights."""
+    from edgepress.summaries import backbone_rows, format_rows
+
+    rows = backbone_rows()
+    click.echo(json.dumps(rows, indent=2) if as_json else format_rows(rows))
+
+
+@cli.command()
+@click.option("--install", metavar="NAME", help="make the virtual environment of a runtime that needs its own (tflite_runtime)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def runtimes(install: Optional[str], as_json: bool) -> None:
+    """List the runtimes: which are installed, what they open, what is known not to work."""
+    from edgepress.runtime_install import install_runtime, runtime_rows
+    from edgepress.summaries import format_rows
+
+    if install:
+        with _progress():
+            install_runtime(install)
+    rows = runtime_rows()
+    click.echo(json.dumps(rows, indent=2) if as_json else format_rows(rows))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def doctor(as_json: bool) -> None:
+    """Say what works on this machine, and the exact command that mends what does not."""
+    import dataclasses
+
+    from edgepress.doctor import examine, format_findings
+
+    findings = examine()
+    click.echo(json.dumps([dataclasses.asdict(f) for f in findings], indent=2) if as_json else format_findings(findings))
+
+
+def render_help() -> str:
+    """Help of every command, as `help.txt` holds it: chapters that begin with the command's name."""
+    chapters = []
+    for words in [()] + [(name,) for name in sorted(cli.commands)]:
+        command: Any = cli if not words else cli.commands[words[0]]
+        parent = click.Context(cli, info_name="edgepress", terminal_width=100, **CONTEXT) if words else None
+        context = click.Context(command, info_name=words[0] if words else "edgepress", parent=parent, terminal_width=100, **CONTEXT)
+        chapters.append(" ".join(words) + "\n" + command.get_help(context) + "\n")
+    return "\x0c".join(chapters)
+
+
+def start() -> None:
+    """Run the command line; every way it can end has its exit code (0, 1, 2, 3, 4, 130)."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except EdgepressError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("interrupted; what was finished is kept, run the same command again to go on", err=True)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output is gone: not an error of ours
+        code = 0
+    except Exception as error:
+        click.echo(f"Error: edgepress failed ({type(error).__name__}: {str(error).splitlines()[-1] if str(error) else ''}). This is a bug of edgepress; details: {_write_log()}", err=True)
+        code = 3
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _write_log() -> str:
+    import platform
+    import tempfile
+    from importlib import metadata
+
+    versions = "\n".join(sorted(f"{d.metadata['Name']} {d.version}" for d in metadata.distributions()))
+    with tempfile.NamedTemporaryFile("w", prefix="edgepress-", suffix=".log", delete=False) as file:
+        file.write(f"edgepress {__version__}, Python {platform.python_version()}, {platform.platform()}\n{shlex.join(sys.argv)}\n\n{traceback.format_exc()}\n{versions}\n")
+    return file.name
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_help())

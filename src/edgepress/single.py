@@ -1,0 +1,127 @@
+"""One command: which folder it fills, and the recipe that options mean."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from edgepress.artifact import SUFFIXES, is_artifact, run_stage, write_atomic, write_json
+from edgepress.child import StageChild
+from edgepress.errors import RecipeError, nearest
+from edgepress.pipeline import OFFLINE_SOURCES, RUN_FILE, digest_input
+from edgepress.progress import report_progress
+from edgepress.recipe import SECTIONS, PruneConfig, Recipe, check_value, load_recipe, make_config
+from edgepress.stages import STAGES, Stage
+
+HIDDEN = ".edgepress"
+
+
+def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path]) -> Path:
+    """Run one stage for the command line.
+
+    Returns:
+        The artifact's folder; or, where `out` names a model file, that file (its record lies beside it as `<file>.json`).
+    """
+    if out is not None and out.suffix.lower() in SUFFIXES and stage.name in ("convert", "quantize"):
+        return _run_to_file(stage, inputs, config, out)
+    first = inputs[stage.inputs[0].role]
+    first = first[0] if isinstance(first, list) else first
+    work = None
+    if out is None:
+        if stage.name == "report":
+            work = first
+        else:
+            out = first.parent / f"{first.name}.{stage.name}"
+    base = work or out.parent
+    inputs = _with_dataset(stage, inputs, base)
+    cache = base / ".cache"
+    with StageChild() as child:
+        return run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache),
+                         call=child.call if stage.tensorflow else None)
+
+
+def _with_dataset(stage: Stage, inputs: Dict[str, Any], base: Path) -> Dict[str, Any]:
+    """Training stages take photos too: the dataset stage is run first, and said."""
+    source = inputs.get("dataset")
+    if stage.name not in ("finetune", "prune") or source is None or is_artifact(source):
+        return inputs
+    report_progress(f"reading {source} into a dataset first (edgepress dataset)")
+    made = run_stage(STAGES["dataset"], inputs={"images": source}, config=SECTIONS["dataset"](), work=base, digest=partial(digest_input, cache=base / ".cache"))
+    return {**inputs, "dataset": made}
+
+
+def _run_to_file(stage: Stage, inputs: Dict[str, Any], config: Any, out: Path) -> Path:
+    """Run into a hidden work folder, then put the one model file (and its record) where the user wants it."""
+    form = SUFFIXES[out.suffix.lower()]
+    if stage.name == "convert":
+        config = replace(config, formats=(form,))
+    work = Path(os.path.abspath(out)).parent / HIDDEN
+    with StageChild() as child:
+        folder = run_stage(stage, inputs=inputs, config=config, work=work, digest=partial(digest_input, cache=work / ".cache"), call=child.call if stage.tensorflow else None)
+    made = [p for p in folder.iterdir() if p.suffix in SUFFIXES]
+    if [p.suffix for p in made] != [out.suffix.lower()]:
+        raise RecipeError(f"{out} ends in {out.suffix}, but the {stage.name} stage made {', '.join(p.name for p in made)}", f"give -o a name that ends in {made[0].suffix}")
+    _copy_atomic(made[0], out)
+    details = next(folder.glob("*ion.json"))
+    write_atomic(out.with_name(out.name + ".json"), details.read_bytes())
+    return out
+
+
+def _copy_atomic(source: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    try:
+        shutil.copyfile(source, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def build_recipe(source: Path, values: Mapping[str, Any]) -> Recipe:
+    """The recipe that `edgepress run SOURCE` with these options means: a recipe file is the base, options change it."""
+    recipe = load_recipe(source) if source.suffix == ".toml" else Recipe(images=str(source))
+    if source.suffix == ".toml" and recipe.images not in OFFLINE_SOURCES and not Path(recipe.images).is_absolute():
+        recipe = replace(recipe, images=str(source.parent / recipe.images))
+    changes: Dict[str, Any] = {}
+    for key in ("schemes", "runtimes"):
+        if values.get(key):
+            kind = {f.name: f for f in dataclasses.fields(Recipe)}[key]
+            import typing
+
+            changes[key] = check_value(typing.get_type_hints(Recipe)[kind.name], values[key], where=f"--{key}")
+    for name, section in SECTIONS.items():
+        given = {f.name: values[f.name] for f in dataclasses.fields(section) if values.get(f.name) is not None and _belongs(f.name, name)}
+        if given:
+            base = getattr(recipe, name) or section()
+            changes[name] = make_config(section, {**dataclasses.asdict(base), **given}, where=f"edgepress run, {name}")
+    return replace(recipe, **changes)
+
+
+# Options of `run` whose name several stages share, and the stages they are for.
+_SHARED = {"threads": ("benchmark",), "runtimes": (), "seed": ("finetune", "quantize", "prune"), "resize": ("finetune",), "epochs": ("finetune",),
+           "batch_size": ("finetune",), "learning_rate": ("finetune",)}
+
+
+def _belongs(field: str, section: str) -> bool:
+    return section in _SHARED.get(field, (section,)) and not (section == "prune" and field != "sparsity")
+
+
+def runtimes_by_format(recipe: Recipe) -> Dict[str, Tuple[str, ...]]:
+    """Format → runtimes of this machine that open it, in the table's order; those of the recipe only, where it names some.
+
+    Raises:
+        RecipeError: a runtime of the recipe does not exist, or none opens a format of the recipe.
+    """
+    from edgepress.runtime_install import available_runtimes
+
+    found: Dict[str, Tuple[str, ...]] = {}
+    for form in recipe.convert.formats:
+        names = tuple(n for n in available_runtimes(form) if (n in recipe.runtimes if recipe.runtimes else n != "keras"))
+        if not names:
+            raise RecipeError(f"no runtime {'of ' + ','.join(recipe.runtimes) + ' ' if recipe.runtimes else ''}on this machine opens .{form} files",
+                              "leave the format out with --formats, or see `edgepress runtimes`")
+        found[form] = names
+    return found
