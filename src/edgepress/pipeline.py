@@ -159,12 +159,7 @@ class Runner:
 
     def run(self, steps: List[Step]) -> None:
         """All steps, then the report and the bundle. Raises what a required step raises; GateError if nothing may ship."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        with StageChild() as child:
-            for index, step in enumerate(steps):
-                if not STAGES[step.stage].tensorflow and index and STAGES[steps[index - 1].stage].tensorflow:
-                    child.close()
-                self._step(step, child)
+        self.run_steps(steps)
         for name in ("report", "bundle"):
             config = getattr(self.recipe, name)
             try:
@@ -173,6 +168,15 @@ class Runner:
                 self.bundle_error = error
         if self.bundle_error:
             raise self.bundle_error
+
+    def run_steps(self, steps: List[Step]) -> None:
+        """The given steps alone; the child that TensorFlow stages share ends with the last of them."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with StageChild() as child:
+            for index, step in enumerate(steps):
+                if not STAGES[step.stage].tensorflow and index and STAGES[steps[index - 1].stage].tensorflow:
+                    child.close()
+                self._step(step, child)
 
     def _step(self, step: Step, child: Optional[StageChild]) -> None:
         stage, started = STAGES[step.stage], time.monotonic()
