@@ -112,7 +112,7 @@ def _need(facts: Dict[str, Any], lost: int, gained: int, count: int) -> str:
 def _points(value: float, *, down: bool = False) -> str:
     """A drop in words, rounded to the side that claims less."""
     scaled = np.floor(value * 100 + 1e-9) if down else np.ceil(value * 100 - 1e-9)
-    text = f"{scaled / 100:.2f}".rstrip("0").rstrip(".")
+    text = f"{scaled / 100 + 0.0:.2f}".rstrip("0").rstrip(".")  # + 0.0: no minus before a zero
     return f"{text} point" + ("" if text == "1" else "s")
 
 
