@@ -1,0 +1,90 @@
+"""The command line: start-up cost, help, exit codes, and errors people can act on."""
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgepress.__main__ import help_text
+from edgepress.cli import cli, render_help
+
+COMMAND = Path(sys.executable).with_name("edgepress")
+
+
+def run(*words: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([str(COMMAND), *words], capture_output=True, text=True, **options)
+
+
+def test_rendered_help_is_what_the_commands_say() -> None:
+    rendered = Path(sys.modules["edgepress.__main__"].__file__).with_name("data") / "help.txt"
+    assert rendered.read_text(encoding="utf-8") == render_help(), "run `make help-text` and commit the result"
+
+
+@pytest.mark.parametrize("name", [None, *sorted(cli.commands)])
+def test_every_help_is_printed(name, capsys) -> None:
+    assert help_text([name] if name else [])
+    assert "Usage: edgepress" in capsys.readouterr().out
+
+
+def test_help_starts_fast() -> None:
+    def fastest(command) -> float:
+        seconds = []
+        for _ in range(20):
+            started = time.perf_counter()
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+    bare = fastest([sys.executable, "-c", "pass"])
+    assert fastest([str(COMMAND), "--help"]) <= 2.5 * bare
+    assert fastest([str(COMMAND), "run", "-h"]) <= 2.5 * bare
+
+
+@pytest.mark.parametrize("words, code, text", [
+    (["nonsense"], 2, "No such command 'nonsense'"),
+    (["convert", "missing.keras", "-o", "out"], 1, "missing.keras does not exist"),
+    (["quantize", "missing.tflite", "--scheme", "int7", "-o", "out"], 2, "'int7' is not one of"),
+    (["run", "missing-photos"], 1, "missing-photos does not exist"),
+    (["run", "missing.toml"], 1, "recipe missing.toml cannot be read"),
+    (["finetune", "photos", "--epochs", "0", "-o", "out"], 1, "the minimum is 1"),
+])
+def test_mistakes_get_one_clear_error(tmp_path: Path, words, code, text) -> None:
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert text in result.stderr and "Traceback" not in result.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()], "nothing may be left half-written"
+
+
+def test_a_recipe_with_an_unknown_key_suggests_the_nearest(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('images = "digits"\n[finetune]\nepoch = 3\n')
+    result = run("run", str(recipe), "--dry-run")
+    assert result.returncode == 1
+    assert "unknown key 'epoch'" in result.stderr and "did you mean 'epochs'?" in result.stderr
+
+
+def test_dry_run_prints_commands_that_parse(tmp_path: Path) -> None:
+    result = run("run", "digits", "-o", str(tmp_path / "r"), "--dry-run", "--sparsity", "0.5", "--strategy", "head")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[1] for line in lines][:4] == ["dataset", "finetune", "prune", "convert"]
+    import shlex
+
+    for line in lines:
+        words = shlex.split(line)[1:]
+        command = cli.commands[words[0]]
+        command.make_context(words[0], words[1:])
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_bug_is_exit_code_3_with_a_log(tmp_path: Path) -> None:
+    code = ("import edgepress.cli as c, edgepress.inspection as i\n"
+            "i.describe = lambda path: 1 / 0\nimport sys; sys.argv = ['edgepress', 'show', 'x']\nc.start()")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 3 and "This is a bug of edgepress" in result.stderr
+    log = Path(result.stderr.split("details: ")[1].strip())
+    assert "ZeroDivisionError" in log.read_text()
+    log.unlink()
