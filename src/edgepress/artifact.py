@@ -230,6 +230,7 @@ def _workspace(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out.parent)
         workspace = out.parent / f".{out.name}.part-{os.getpid()}"
+        shutil.rmtree(workspace, ignore_errors=True)  # a killed process may have had our number
         workspace.mkdir()
     except OSError as error:
         raise ArtifactError(f"{out} cannot be made: {error.strerror} ({error.filename})", "choose a folder that can be written with -o") from error
@@ -275,7 +276,7 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass  # it exists and belongs to somebody else
-    return pid != os.getpid()
+    return True
 
 
 def _publish(workspace: Path, out: Path, record: Dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""A child process that runs stages: neighbouring TensorFlow stages share one, and nothing else pays for its import."""
+"""A child process that runs stages: TensorFlow stages share one, and others run beside each other in theirs."""
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -20,20 +21,21 @@ from edgepress.stages import STAGES, Stage
 
 
 class StageChild:
-    """One child process; `call` has the shape that `artifact.run_stage` wants."""
+    """One child process; `call` has the shape that `artifact.run_stage` wants. `preload` names a module to import while it waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: str = "") -> None:
+        self.preload = preload
         self._process: Optional[subprocess.Popen] = None
         self._log: Any = None
 
     def start(self) -> None:
-        """Start importing TensorFlow now, beside whatever else is being done."""
+        """Start the process and its imports now, beside whatever else is being done."""
         if self._process is not None:
             return
         requests, self._send_fd = os.pipe()
         self._receive_fd, replies = os.pipe()
         self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen([sys.executable, "-m", "edgepress.child", str(requests), str(replies)], pass_fds=(requests, replies),
+        self._process = subprocess.Popen([sys.executable, "-m", "edgepress.child", str(requests), str(replies), self.preload], pass_fds=(requests, replies),
                                          stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
         os.close(requests)
         os.close(replies)
@@ -94,16 +96,26 @@ def _rebuild(reply: Dict[str, Any]) -> Exception:
     return error
 
 
-def _serve(requests: TextIO, replies: TextIO) -> None:
+TENSORFLOW = "tensorflow"
+
+
+def _preload(name: str) -> None:
+    with contextlib.suppress(errors.EdgepressError, ImportError):  # the stage that needs it says so itself
+        if name == TENSORFLOW:
+            from edgepress.tf import import_tensorflow
+
+            import_tensorflow()
+        elif name:
+            importlib.import_module(name)
+
+
+def _serve(requests: TextIO, replies: TextIO, preload: str) -> None:
     def reply(**fields: Any) -> None:
         replies.write(json.dumps(fields) + "\n")
         replies.flush()
 
     set_sink(lambda text, done: reply(kind="progress", text=text, done=done))
-    from edgepress.tf import import_tensorflow
-
-    with contextlib.suppress(errors.EdgepressError):  # a stage that needs it says so itself
-        import_tensorflow()
+    _preload(preload)
     for line in requests:
         request = json.loads(line)
         stage = STAGES[request["stage"]]
@@ -122,4 +134,4 @@ def _serve(requests: TextIO, replies: TextIO) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        _serve(os.fdopen(int(sys.argv[1])), os.fdopen(int(sys.argv[2]), "w"))
+        _serve(os.fdopen(int(sys.argv[1])), os.fdopen(int(sys.argv[2]), "w"), sys.argv[3])

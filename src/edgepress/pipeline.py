@@ -3,22 +3,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import queue
 import shlex
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from edgepress.artifact import artifact_digest, digest_file, digest_json, is_artifact, recorded_digest, run_stage, write_json
-from edgepress.child import StageChild
-from edgepress.errors import ArtifactError, EdgepressError, GateError, UnsupportedError
+from edgepress.child import TENSORFLOW, StageChild
+from edgepress.errors import ArtifactError, EdgepressError, UnsupportedError
 from edgepress.recipe import Recipe
 from edgepress.stages import STAGES
 
 RUN_FILE = "run.json"
 SCHEMA = 1
 OFFLINE_SOURCES = ("digits",)
+TRUNK = ("dataset", "finetune", "prune", "convert")
+VARIANT_STAGES = ("quantize", "evaluate", "certify")  # one step per variant, independent of each other
+WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -154,46 +160,68 @@ class Runner:
         self.recipe, self.out, self.on_step = recipe, Path(os.path.abspath(out)), on_step
         self.digest = partial(digest_input, cache=self.out / ".cache")
         self.artifacts: Dict[str, Path] = {}
-        self.records: List[Dict[str, Any]] = []
-        self.bundle_error: Optional[GateError] = None
+        self.records: Dict[str, Dict[str, Any]] = {}
+        self.lock = threading.Lock()
 
     def run(self, steps: List[Step]) -> None:
         """All steps, then the report and the bundle. Raises what a required step raises; GateError if nothing may ship."""
         self.run_steps(steps)
-        for name in ("report", "bundle"):
-            config = getattr(self.recipe, name)
-            try:
-                self._step(Step(name, name, {"run": self.out}, config), None)
-            except GateError as error:
-                self.bundle_error = error
-        if self.bundle_error:
-            raise self.bundle_error
+        self._step(Step("report", "report", {"run": self.out}, self.recipe.report))
+        self._step(Step("bundle", "bundle", {"run": self.out}, self.recipe.bundle))
 
     def run_steps(self, steps: List[Step]) -> None:
-        """The given steps alone; the child that TensorFlow stages share ends with the last of them."""
+        """The given steps alone: the trunk one by one in a child that has TensorFlow, its variants two at a time, benchmarks alone."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with StageChild() as child:
-            for index, step in enumerate(steps):
-                if not STAGES[step.stage].tensorflow and index and STAGES[steps[index - 1].stage].tensorflow:
-                    child.close()
-                self._step(step, child)
+        with StageChild(TENSORFLOW) as child:
+            for step in steps:
+                if step.stage in TRUNK:
+                    self._step(step, child if STAGES[step.stage].tensorflow else None)
+        self._beside_each_other([s for s in steps if s.stage in VARIANT_STAGES])
+        for step in steps:
+            if step.stage not in TRUNK + VARIANT_STAGES:
+                self._step(step)
 
-    def _step(self, step: Step, child: Optional[StageChild]) -> None:
+    def _beside_each_other(self, steps: List[Step]) -> None:
+        """Each step waits for the ones it needs; those were submitted before it, so two workers never wait for each other."""
+        futures: Dict[str, Future] = {}
+        children: "queue.SimpleQueue[StageChild]" = queue.SimpleQueue()
+        for _ in range(WORKERS):
+            children.put(StageChild())
+
+        def work(step: Step) -> None:
+            for value in step.inputs.values():
+                if isinstance(value, Ref) and value.step in futures:
+                    futures[value.step].result()
+            child = children.get()
+            try:
+                self._step(step, child if step.stage == "quantize" else None)
+            finally:
+                children.put(child)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for step in steps:
+                futures[step.id] = pool.submit(work, step)
+        for _ in range(WORKERS):
+            children.get().close()
+        for future in futures.values():
+            future.result()
+
+    def _step(self, step: Step, child: Optional[StageChild] = None) -> None:
         stage, started = STAGES[step.stage], time.monotonic()
         self.on_step(step.id, "start", 0.0)
         record: Dict[str, Any] = {"id": step.id, "stage": step.stage, "variant": step.variant, "runtime": step.runtime, "inputs": {}, "artifact": None, "status": "ok", "reason": None}
         try:
             inputs = {role: self._resolve(value) for role, value in step.inputs.items()}
             record["inputs"] = {role: [self._show(p) for p in v] if isinstance(v, list) else self._show(v) for role, v in inputs.items()}
-            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, call=child.call if child and stage.tensorflow else None)
+            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, call=child.call if child else None)
             self.artifacts[step.id] = path
             record["artifact"] = path.name
         except EdgepressError as error:
             record.update(status="skipped" if isinstance(error, (UnsupportedError, _Missing)) else "failed", reason=str(error))
             if step.required:
-                self._write(record, started)
                 raise
-        self._write(record, started)
+        finally:
+            self._write(record, started)
 
     def _resolve(self, value: Union[Ref, Path, Tuple[Ref, ...]]) -> Any:
         if isinstance(value, tuple):
@@ -209,11 +237,11 @@ class Runner:
         return os.path.relpath(path, self.out) if self.out in Path(path).parents else str(path)
 
     def _write(self, record: Dict[str, Any], started: float) -> None:
-        record["seconds"] = round(time.monotonic() - started, 3)
-        self.records.append(record)
-        recipe = dataclasses.asdict(self.recipe)
-        write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": recipe, "steps": self.records})
-        self.on_step(record["id"], record["status"] if not record["reason"] else f"{record['status']}: {record['reason']}", record["seconds"])
+        with self.lock:
+            record["seconds"] = round(time.monotonic() - started, 3)
+            self.records[record["id"]] = record
+            write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": dataclasses.asdict(self.recipe), "steps": list(self.records.values())})
+            self.on_step(record["id"], record["status"] if not record["reason"] else f"{record['status']}: {record['reason']}", record["seconds"])
 
 
 class _Missing(EdgepressError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from edgepress.artifact import SUFFIXES, is_artifact, run_stage, write_atomic, write_json
-from edgepress.child import StageChild
+from edgepress.child import TENSORFLOW, StageChild
 from edgepress.errors import RecipeError, nearest
 from edgepress.pipeline import OFFLINE_SOURCES, RUN_FILE, digest_input
 from edgepress.progress import report_progress
@@ -39,7 +39,7 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
     base = work or out.parent
     inputs = _with_dataset(stage, inputs, base)
     cache = base / ".cache"
-    with StageChild() as child:
+    with StageChild(TENSORFLOW) as child:
         return run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache),
                          call=child.call if stage.tensorflow else None)
 
@@ -60,7 +60,7 @@ def _run_to_file(stage: Stage, inputs: Dict[str, Any], config: Any, out: Path) -
     if stage.name == "convert":
         config = replace(config, formats=(form,))
     work = Path(os.path.abspath(out)).parent / HIDDEN
-    with StageChild() as child:
+    with StageChild(TENSORFLOW) as child:
         folder = run_stage(stage, inputs=inputs, config=config, work=work, digest=partial(digest_input, cache=work / ".cache"), call=child.call if stage.tensorflow else None)
     made = [p for p in folder.iterdir() if p.suffix in SUFFIXES]
     if [p.suffix for p in made] != [out.suffix.lower()]:
