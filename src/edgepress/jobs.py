@@ -1,0 +1,116 @@
+"""Run one job of the worker in a fresh process on a target and bring back its result."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from edgepress.artifact import digest_file
+from edgepress.errors import JobError
+from edgepress.runtimes import load_runtime
+from edgepress.targets import connect
+from edgepress.targets.base import Completed, Connection
+from edgepress.targets.local import interpreter as interpreter  # part of this module's contract
+from edgepress.worker_pack import worker_bytes
+
+# A runtime's threads are those it is told; NumPy's own would compete with them.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_FILES = ("model", "pixels", "tensors")
+_SIGNAL_HINTS = {"SIGILL": "this runtime was built for a newer processor; try another version of it",
+                 "SIGKILL": "most likely the machine ran out of memory",
+                 "SIGSEGV": "the runtime crashed on this file; try another runtime or version (`edgepress runtimes`)",
+                 "SIGABRT": "the runtime gave up on this file; try another runtime or version (`edgepress runtimes`)"}
+
+
+def run_job(job: Dict[str, Any], *, work: Path, target: str = "local", timeout_seconds: float = 600) -> Dict[str, Any]:
+    """Run a job in a fresh process and wait for it, asleep.
+
+    Args:
+        job: see `worker.py`. Paths are relative to `work`, or absolute. "schema" and "sha256" are added where absent, "threads" is 1 by default.
+        work: folder for the job's files; "output" is written there. It must exist.
+
+    Returns:
+        The worker's result with status "ok", or "unsupported" with a reason.
+
+    Raises:
+        JobError: the process crashed, was stopped, or reports a failure; holds both streams.
+        MissingDependencyError, UnsupportedError: the runtime is not installed.
+    """
+    work = Path(work)
+    connection = connect(target)
+    folder = Path(tempfile.mkdtemp(prefix=".job-", dir=work))
+    try:
+        command = [*_launcher(connection, job["runtime"], folder)]
+        prepared = _prepare(job, work=work, folder=folder, connection=connection)
+        (folder / "job.json").write_text(json.dumps(prepared, indent=1), encoding="utf-8")
+        command += [connection.push(folder / "job.json"), os.path.join(os.path.dirname(connection.push(folder / "job.json")), "result.json")]
+        environment = {name: str(prepared.get("threads", 1)) for name in _THREAD_VARIABLES}
+        done = connection.run(command, environment=environment, timeout_seconds=timeout_seconds)
+        result = _read_result(connection, command, done, folder)
+        if result["status"] == "ok" and "output" in job:
+            connection.pull(prepared["output"], work / job["output"])
+            result["output"] = job["output"]
+        return result
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        connection.close()
+
+
+def _launcher(connection: Connection, runtime: str, folder: Path) -> List[str]:
+    """The start of the command line: worker.pyz, or this installation where the runtime needs the rest of edgepress."""
+    python = connection.interpreter(runtime)
+    if not load_runtime(runtime).PORTABLE:
+        return [python, "-P", "-m", "edgepress.worker"]
+    (folder / "worker.pyz").write_bytes(worker_bytes())
+    return [python, connection.push(folder / "worker.pyz")]
+
+
+def _prepare(job: Dict[str, Any], *, work: Path, folder: Path, connection: Connection) -> Dict[str, Any]:
+    """The job with every path as the target sees it, and with its digest."""
+    prepared = {"schema": 1, "threads": 1, **job}
+    for key in _FILES:
+        if key in job:
+            prepared[key] = connection.push(work / job[key])
+    if "images" in job:
+        prepared["images"] = [connection.push(work / name) for name in job["images"]]
+    if "output" in job:
+        prepared["output"] = os.path.join(os.path.dirname(connection.push(folder / "job.json")), "output.npy")
+    if "model" in job and job.get("sha256") is None:
+        prepared["sha256"] = digest_file(work / job["model"])
+    return prepared
+
+
+def _read_result(connection: Connection, command: List[str], done: Completed, folder: Path) -> Dict[str, Any]:
+    if done.exit_code == 0:
+        with contextlib.suppress(FileNotFoundError):
+            connection.pull(command[-1], folder / "result.json")
+    result = _parse(folder / "result.json") if done.exit_code == 0 else None
+    if result is None:
+        what, hint = _death(done.exit_code)
+        raise JobError(f"the worker {what} before it wrote a result", command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr, hint=hint)
+    if result["status"] == "failed":
+        raise JobError(result["reason"], command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr + "\n" + result["log"])
+    result["stderr"] = done.stderr[-4000:]
+    return result
+
+
+def _parse(file: Path) -> Optional[Dict[str, Any]]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _death(exit_code: int) -> "tuple[str, Optional[str]]":
+    """How a process ended, in words, and what to do."""
+    number = -exit_code if exit_code < 0 else exit_code - 128 if exit_code > 128 else 0  # a shell in between reports 128 + signal
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"ended with exit code {exit_code}", None
+    return f"was ended by {name}", _SIGNAL_HINTS.get(name)

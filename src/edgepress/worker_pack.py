@@ -1,0 +1,29 @@
+"""Build worker.pyz: the device-safe modules and the worker in one file that any Python ≥ 3.9 runs; same sources, same bytes."""
+from __future__ import annotations
+
+import io
+import zipfile
+from importlib import resources
+
+# Everything the worker may import. Each is standard library, NumPy, Pillow and one runtime, in Python 3.9 syntax.
+MODULES = ("__init__", "errors", "artifact", "modelspec", "host", "onnx_bytes", "preprocess", "feeding", "timing", "worker",
+           "runtimes/__init__", "runtimes/base", "runtimes/interpreter", "runtimes/litert", "runtimes/tflite_runtime", "runtimes/onnxruntime")
+_MAIN = "import os, sys\nfrom edgepress.worker import main\ncode = main()\nsys.stdout.flush()\nsys.stderr.flush()\nos._exit(code)\n"
+_OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
+
+
+def worker_bytes() -> bytes:
+    """The bytes of worker.pyz, in the layout of `zipapp`. Stored, not deflated: zlib versions differ, and it starts faster."""
+    data = io.BytesIO()
+    data.write(b"#!/usr/bin/env python3\n")
+    with zipfile.ZipFile(data, "a", zipfile.ZIP_STORED) as archive:
+        _add(archive, "__main__.py", _MAIN.encode())
+        for name in (m for m in MODULES if resources.files("edgepress").joinpath(f"{m}.py").is_file()):  # FIXME: preprocess is landing
+            _add(archive, f"edgepress/{name}.py", resources.files("edgepress").joinpath(f"{name}.py").read_bytes())
+    return data.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(name, date_time=_OLDEST)
+    entry.create_system, entry.external_attr = 3, 0o644 << 16
+    archive.writestr(entry, data)
