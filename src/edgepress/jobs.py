@@ -8,11 +8,11 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from edgepress.artifact import digest_file
-from edgepress.errors import JobError
-from edgepress.runtimes import load_runtime
+from edgepress.errors import JobError, MissingDependencyError, UnsupportedError
+from edgepress.runtimes import load_runtime, runtimes_for
 from edgepress.targets import connect
 from edgepress.targets.base import Completed, Connection
 from edgepress.targets.local import interpreter as interpreter  # part of this module's contract
@@ -61,6 +61,19 @@ def run_job(job: Dict[str, Any], *, work: Path, target: str = "local", timeout_s
         connection.close()
 
 
+def available_runtimes(model_format: str) -> Tuple[str, ...]:
+    """Names of the runtimes of this machine that open files of a format, the preferred one first. Looks, but does not import them."""
+    return tuple(name for name in runtimes_for(model_format) if _is_installed(name))
+
+
+def _is_installed(runtime: str) -> bool:
+    try:
+        interpreter(runtime)
+    except (MissingDependencyError, UnsupportedError):
+        return False
+    return True
+
+
 def _launcher(connection: Connection, runtime: str, folder: Path) -> List[str]:
     """The start of the command line: worker.pyz, or this installation where the runtime needs the rest of edgepress."""
     python = connection.interpreter(runtime)
@@ -106,7 +119,7 @@ def _parse(file: Path) -> Optional[Dict[str, Any]]:
         return None
 
 
-def _death(exit_code: int) -> "tuple[str, Optional[str]]":
+def _death(exit_code: int) -> Tuple[str, Optional[str]]:
     """How a process ended, in words, and what to do."""
     number = -exit_code if exit_code < 0 else exit_code - 128 if exit_code > 128 else 0  # a shell in between reports 128 + signal
     try:

@@ -125,7 +125,7 @@ class BenchmarkConfig:
     threads: Tuple[int, ...] = option((), "thread counts; default: 1 and all cores")
     min_runs: int = option(50, "fewest timed runs", minimum=1)
     min_seconds: float = option(2.0, "shortest timed period")
-    max_seconds: float = option(30.0, "longest timed period")
+    max_seconds: float = option(10.0, "longest timed period, even if that means fewer runs")
     warmup_seconds: float = option(0.3, "shortest warm-up")
 
 

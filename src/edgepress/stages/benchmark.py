@@ -1,0 +1,136 @@
+"""Measure latency, memory and size of model files: each in every runtime that opens it, in fresh processes."""
+from __future__ import annotations
+
+import dataclasses
+import random
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from edgepress import measurement
+from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
+from edgepress.errors import EdgepressError, JobError, ModelError
+from edgepress.host import usable_cpus
+from edgepress.jobs import available_runtimes, run_job
+from edgepress.measurement import Measurement, Round
+from edgepress.progress import report_progress
+from edgepress.recipe import BenchmarkConfig
+from edgepress.runtimes import load_runtime, runtimes_for
+
+ROUNDS = 2  # every case is measured this many times, in another order each time, so that a disturbance does not hit one file alone
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file in one runtime with one number of threads."""
+
+    file: Path
+    sha256: str
+    size_bytes: int
+    gzip_bytes: int
+    runtime: str
+    threads: int
+
+    def record(self, **facts: Any) -> Measurement:
+        """The measurement of this case."""
+        return Measurement(file=str(self.file), sha256=self.sha256, format=SUFFIXES[self.file.suffix.lower()], size_bytes=self.size_bytes,
+                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, **facts)
+
+
+def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: BenchmarkConfig) -> None:
+    """Write measurements.json: one record per file, runtime and thread count; what cannot run has a status and a reason.
+
+    Args:
+        model: model files, or folders of them.
+    """
+    cases = _cases([model] if isinstance(model, Path) else model, config)
+    results: Dict[Case, List[Dict[str, Any]]] = {case: [] for case in cases}
+    for number in range(ROUNDS):
+        order = [case for case in cases if not results[case] or results[case][-1]["status"] == "ok"]
+        random.Random(SEED + number).shuffle(order)
+        for done, case in enumerate(order):
+            report_progress(f"benchmark, round {number + 1} of {ROUNDS}: {case.file.name} in {case.runtime}, {_threads(case.threads)}",
+                            done=(number + done / len(order)) / ROUNDS)
+            results[case].append(_measure(case, config, work=out))
+    records = [_record(case, results[case], config) for case in cases]
+    write_atomic(out / measurement.FILE, measurement.dump(records).encode())
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _cases(paths: Sequence[Path], config: BenchmarkConfig) -> List[Case]:
+    """Every combination to measure, in the order of the table.
+
+    Raises:
+        ModelError: a path that is or holds no model file.
+    """
+    threads = config.threads or tuple(sorted({1, usable_cpus()}))
+    cases: List[Case] = []
+    for path in paths:
+        for file in _files(path):
+            facts = {"file": file, "sha256": digest_file(file), "size_bytes": file.stat().st_size, "gzip_bytes": gzip_size(file)}
+            cases += [Case(**facts, runtime=runtime, threads=count) for runtime in _runtimes(file, config.runtimes) for count in threads]
+    return list(dict.fromkeys(cases))  # the same file may have been named twice
+
+
+def _files(path: Path) -> List[Path]:
+    """The file itself, or every model file of a folder."""
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()) if path.is_dir() else []
+    return found or [model_file(path)]
+
+
+def _runtimes(file: Path, wanted: Tuple[str, ...]) -> Tuple[str, ...]:
+    """Those asked for that open the format, else the installed ones; where there is none, all that would: the records then say why not."""
+    for name in wanted:
+        load_runtime(name)
+    openers = runtimes_for(SUFFIXES[file.suffix.lower()])
+    asked = tuple(name for name in wanted if name in openers)
+    if wanted:
+        return asked or wanted
+    return available_runtimes(SUFFIXES[file.suffix.lower()]) or openers
+
+
+def gzip_size(file: Path) -> int:
+    """Size after gzip -9: what a download of the file costs."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    with open(file, "rb") as stream:
+        size = sum(len(packer.compress(block)) for block in iter(lambda: stream.read(1 << 20), b""))
+    return size + len(packer.flush())
+
+
+def _measure(case: Case, config: BenchmarkConfig, *, work: Path) -> Dict[str, Any]:
+    """The worker's result of one round; a failure is a result too."""
+    if SUFFIXES[case.file.suffix.lower()] not in load_runtime(case.runtime).FORMATS:
+        return {"status": "unsupported", "reason": f"runtime {case.runtime} does not open {case.file.suffix} files"}
+    job = {"job": "benchmark", "runtime": case.runtime, "model": str(case.file.resolve()), "sha256": case.sha256, "threads": case.threads,
+           "min_runs": -(-config.min_runs // ROUNDS), "min_seconds": config.min_seconds / ROUNDS, "max_seconds": config.max_seconds / ROUNDS,
+           "warmup_seconds": config.warmup_seconds, "seed": SEED}
+    try:
+        return run_job(job, work=work, timeout_seconds=600 + config.max_seconds)
+    except JobError as error:
+        return {"status": "failed", "reason": error.reason}
+    except ModelError:
+        raise
+    except EdgepressError as error:
+        return {"status": "unsupported", "reason": str(error)}
+
+
+def _record(case: Case, results: Sequence[Dict[str, Any]], config: BenchmarkConfig) -> Measurement:
+    """The rounds of a case as one record; one round that is not ok decides."""
+    settings = {**{key: value for key, value in dataclasses.asdict(config).items() if key not in ("runtimes", "threads")}, "rounds": ROUNDS, "seed": SEED}
+    last = results[-1]
+    facts: Dict[str, Any] = {"settings": settings, "host": last.get("host", {}), "runtime_version": last.get("runtime", {}).get("version")}
+    if last["status"] != "ok":
+        return case.record(status=last["status"], reason=last["reason"], **facts)
+    return case.record(**facts, details=last["details"], input_shapes=tuple(tuple(s) for s in last["input_shapes"]), rounds=tuple(map(_round, results)))
+
+
+def _round(result: Dict[str, Any]) -> Round:
+    state, after = result["state"], result["state_after"]
+    kept = {f.name: result[f.name] for f in dataclasses.fields(Round) if f.name in result and f.name != "latencies_ms"}
+    return Round(latencies_ms=tuple(result["latencies_ms"]), load_average=state["load_average"], temperature_c=state["temperature_c"],
+                 temperature_after_c=after["temperature_c"], clock_mhz=state["clock_mhz"], clock_after_mhz=after["clock_mhz"], **kept)
