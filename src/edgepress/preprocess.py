@@ -1,93 +1,188 @@
-"""The one way a photo becomes pixels: decode, EXIF orientation, RGB, resize. Host, calibration and device all use it."""
+"""The one way a photo becomes pixels: decode, orient, RGB, resize. Host, calibration and device all use it.
+
+Device-safe: standard library, NumPy and Pillow, Python 3.9. Every rule is fixed here, so two machines with the same Pillow get the same bytes:
+EXIF orientation is applied, transparency is laid on white, 16-bit samples keep their high byte (Pillow alone would clip them to white),
+animations give their first frame, and resizing is bilinear with support that grows with the reduction (so it does not alias).
+"""
 from __future__ import annotations
 
 import io
-import warnings
-from pathlib import Path
-from typing import Any, Tuple, Union
+import os
+import struct
+import threading
+from typing import Any, Mapping, Optional, Tuple, Union
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from edgepress.errors import DatasetError
 
+Source = Union[str, "os.PathLike[str]", bytes]
 MAX_PIXELS = 64_000_000
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
-Source = Union[str, Path, bytes]
+MAX_FILE_BYTES = 512 << 20  # no photo is larger; bounds the memory one file can take
+RESIZES = ("stretch", "crop", "pad")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+                      ".mpo", ".jp2", ".j2k", ".avif", ".ico"})
+# Pillow would also open EPS (starts Ghostscript) and formats without a signature, which take any file for an image.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+RARE_FORMATS = ("WEBP", "TIFF", "MPO", "JPEG2000", "AVIF", "ICO")
+_REDUCING_GAP = 3.0  # Pillow: indistinguishable from a full resize, and much faster for large reductions
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 258
+_TURNS: Mapping[Any, Any] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}
+_opening = threading.Lock()
+
+
+class UnusableImage(DatasetError):
+    """An image file that cannot be used. `reason` says why, without the file's name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} cannot be used: {reason}", "replace or remove this file")
+        self.reason = reason
+
+
+def name_of(source: Source) -> str:
+    """How messages and JSON call a source; bytes of a file name that are not UTF-8 become \\x escapes."""
+    return "an image" if isinstance(source, bytes) else os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
 def decode(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The first frame of an image file as upright RGB: alpha over white, 16-bit scaled (Pillow alone clips it), CMYK converted.
+    """The first frame of an image file, upright, in mode RGB.
 
     Args:
         source: a path, or the bytes of the file.
-        max_pixels: a larger image is refused from its header, before anything is decoded.
+        max_pixels: width × height above which a file is refused from its header, before anything is decompressed.
 
     Raises:
-        DatasetError: not an image, truncated, or too large; the message names the file and the reason.
+        UnusableImage: (a DatasetError) missing, empty, not an image, truncated, or larger than `max_pixels`.
     """
-    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+    name = name_of(source)
+    data = source if isinstance(source, bytes) else read_bytes(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # ours is the stricter cap, and a palette with transparency is handled below
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.width * image.height > max_pixels:
-                    raise DatasetError(f"{name} has {image.width} x {image.height} pixels; accepted: at most {max_pixels / 1e6:g} megapixels")
-                image.load()
-                return _rgb(ImageOps.exif_transpose(image))
-    except DatasetError:
+        image = _open(data)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise UnusableImage(name, f"{width}x{height} is {width * height / 1e6:.1f} megapixels, more than the {max_pixels / 1e6:g} accepted (a decompression bomb?)")
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        image = _to_rgb(image)
+        return image if turn is None else image.transpose(turn)
+    except UnusableImage:
         raise
-    except UnidentifiedImageError as error:
-        raise DatasetError(f"{name} is empty" if _size(source) == 0 else f"{name} is not an image that can be read") from error
-    except Image.DecompressionBombError as error:
-        raise DatasetError(f"{name} has too many pixels; accepted: at most {max_pixels / 1e6:g} megapixels") from error
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, TypeError, AttributeError, KeyError, MemoryError) as error:  # what Pillow's plug-ins raise on damaged files
-        raise DatasetError(f"{name} is damaged or truncated ({error})") from error
+    except Exception as error:  # on damaged files Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+        raise UnusableImage(name, _explain(error, data)) from error
 
 
-def _size(source: Source) -> int:
-    return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+def read_bytes(path: Union[str, "os.PathLike[str]"]) -> bytes:
+    """The bytes of an image file.
 
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        return _from_high_depth(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _from_high_depth(image: Image.Image) -> Image.Image:
-    """16-bit (and 32-bit integer or float) grey as 8-bit: 0…65535 becomes 0…255; values that fit in 8 bits stay."""
-    values = np.asarray(image).astype(np.float64)
-    top = float(values.max()) if values.size else 0.0
-    if image.mode == "F" and top <= 1.0:
-        values = values * 255.0
-    elif image.mode.startswith("I;16") or top > 255.0:
-        values = values * (255.0 / 65535.0)
-    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    Raises:
+        UnusableImage: cannot be read, or is larger than any photo.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise UnusableImage(name_of(path), f"{size / 2**20:.0f} MiB is more than the {MAX_FILE_BYTES >> 20} MiB accepted")
+            return file.read()
+    except OSError as error:
+        raise UnusableImage(name_of(path), f"it cannot be read ({error.strerror})") from error
 
 
 def to_pixels(image: Image.Image, *, size: Tuple[int, int], resize: str = "stretch") -> np.ndarray:
-    """Bilinear resize with antialiasing to uint8 [height, width, 3].
+    """An RGB image as uint8 `[h, w, 3]`, resized bilinearly.
 
     Args:
         size: (height, width) in pixels.
-        resize: stretch (ignores the aspect ratio) | crop (fills, then cuts the centre) | pad (fits, black around it).
+        resize: stretch (ignores the aspect ratio) | crop (the largest centered part of the right aspect ratio) | pad (all of it, between black bars).
+
+    Raises:
+        ValueError: a resize rule that does not exist.
     """
     height, width = size
+    if resize == "stretch":
+        return _resized(image, (width, height))
     if resize == "crop":
-        scaled = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
-    elif resize == "pad":
-        scaled = ImageOps.pad(image, (width, height), method=Image.Resampling.BILINEAR, color=(0, 0, 0))
-    else:
-        scaled = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(scaled, dtype=np.uint8)
+        scale = max(width / image.width, height / image.height)
+        left, top = max(0.0, (image.width - width / scale) / 2), max(0.0, (image.height - height / scale) / 2)
+        return _resized(image, (width, height), (left, top, image.width - left, image.height - top))
+    if resize == "pad":
+        scale = min(width / image.width, height / image.height)
+        inner = min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale)))
+        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+        canvas = np.zeros((height, width, 3), np.uint8)
+        canvas[top:top + inner[1], left:left + inner[0]] = _resized(image, inner)
+        return canvas
+    raise ValueError(f"resize is {resize!r}; accepted: {', '.join(RESIZES)}")
 
 
 def load_pixels(source: Source, spec: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A photo as the pixels that the model of `spec` (a ModelSpec) takes: uint8 [height, width, 3], RGB."""
+    """A photo as the pixels that a contract model with this ModelSpec takes: uint8 RGB `[h, w, 3]`.
+
+    Raises:
+        UnusableImage: as `decode`.
+    """
     return to_pixels(decode(source, max_pixels=max_pixels), size=(spec.input_height, spec.input_width), resize=spec.resize)
+
+
+def _resized(image: Image.Image, size: Tuple[int, int], box: Optional[Tuple[float, float, float, float]] = None) -> np.ndarray:
+    if image.size != size or box is not None:
+        image = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=_REDUCING_GAP)
+    return np.array(image, dtype=np.uint8)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open without Pillow's own size check, which only warns up to 178 megapixels; `decode` has its own limit."""
+    with _opening:  # MAX_IMAGE_PIXELS is a global of Pillow
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            Image.init()  # imports every plugin, 50 ms: only for files that are rare
+            return Image.open(io.BytesIO(data), formats=[name for name in RARE_FORMATS if name in Image.OPEN])
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation 1–8. An EXIF block that cannot be read counts as none: the pixels are whole."""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_high_bytes(image)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _high_bytes(image: Image.Image) -> np.ndarray:
+    """Grey samples of more than 8 bits as uint8 `[h, w]`: by the range of their type where it tells, so that dark photos stay dark."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]  # a TIFF may hold 12 bits in 16
+        return (values >> (min(bits, 16) - 8)).astype(np.uint8)
+    values = np.nan_to_num(values.astype(np.float64))
+    if image.mode == "I":
+        top = 65535.0 if values.max() <= 65535 else 2.0 ** 31 - 1
+    else:  # floats have no range of their own: 0…1, 0…255, 0…65535, or up to their maximum
+        top = next((limit for limit in (1.0, 255.0, 65535.0) if values.max() <= limit), values.max())
+    return np.clip(values * (255 / top), 0, 255).astype(np.uint8)
+
+
+def _explain(error: Exception, data: bytes) -> str:
+    if not data:
+        return "the file is empty (0 bytes)"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc", b"msf1"):
+        return "HEIC is not read here; convert it to JPEG first"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image, or its header is damaged"
+    return f"it is damaged ({str(error) or type(error).__name__})"
