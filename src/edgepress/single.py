@@ -115,7 +115,7 @@ def runtimes_by_format(recipe: Recipe) -> Dict[str, Tuple[str, ...]]:
     Raises:
         RecipeError: a runtime of the recipe does not exist, or none opens a format of the recipe.
     """
-    from edgepress.runtime_install import available_runtimes
+    from edgepress.jobs import available_runtimes
 
     found: Dict[str, Tuple[str, ...]] = {}
     for form in recipe.convert.formats:
