@@ -194,7 +194,7 @@ def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] 
     with _workspace(out) as workspace:
         (call or _call_here)(stage, workspace, inputs, config)
         record = {"schema": SCHEMA, "stage": stage.name, "stage_version": stage.version, "key": key, "config": dataclasses.asdict(config),
-                  "inputs": digests, "input_paths": {role: [str(p) for p in v] if isinstance(v, (list, tuple)) else str(v) for role, v in inputs.items() if v is not None},
+                  "inputs": digests, "input_paths": {role: [os.path.abspath(p) for p in v] if isinstance(v, (list, tuple)) else os.path.abspath(v) for role, v in inputs.items() if v is not None},
                   "versions": versions, "command": " ".join(sys.argv), "started": started, "seconds": round(time.time() - started, 3)}
         _publish(workspace, out, record)
     return out

@@ -118,7 +118,7 @@ def run(source: Path, out: Optional[Path], dry_run: bool, as_json: bool, **value
     steps = plan(recipe, runtimes=runtimes_by_format(recipe))
     out = out or Path("runs") / (source.resolve().name if source.suffix == ".toml" else source.name)
     if dry_run:
-        click.echo("\n".join(commands(steps, out, recipe)))
+        click.echo("\n".join(commands(steps, out)))
         return
     with _progress() as line:
         runner = Runner(recipe, out, on_step=partial(_show_step, line, len(steps) + 2))

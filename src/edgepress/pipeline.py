@@ -82,24 +82,27 @@ def _variant_files(recipe: Recipe) -> Dict[str, Ref]:
             Ref(f"quantize:{name}", f"model.{name.rpartition('.')[2]}") for name in names}
 
 
-def commands(steps: List[Step], out: Path, recipe: Recipe) -> List[str]:
+def commands(steps: List[Step], out: Path) -> List[str]:
     """The commands that do the same as the steps, one line each."""
-    folders = {step.id: out / step.id.replace(":", "-").replace("@", "-") for step in steps}
-    lines = [_command(step, folders) for step in steps]
-    return lines + [f"edgepress report {shlex.quote(str(out))}", f"edgepress bundle {shlex.quote(str(out))} -o {shlex.quote(str(out / 'bundle'))}"]
+    places = {step.id: out / (step.variant if step.stage == "quantize" and step.variant else step.id.replace(":", "-").replace("@", "-")) for step in steps}
+    return [_command(step, places) for step in steps] + [shlex.join(["edgepress", "report", str(out)]), shlex.join(["edgepress", "bundle", str(out), "-o", str(out / "bundle")])]
 
 
-def _command(step: Step, folders: Mapping[str, Path]) -> str:
+def _command(step: Step, places: Mapping[str, Path]) -> str:
     words = ["edgepress", step.stage]
     for declared in STAGES[step.stage].inputs:
         value = step.inputs.get(declared.role)
         for item in value if isinstance(value, tuple) else [value] if value is not None else []:
-            path = item if isinstance(item, Path) else folders[item.step] / item.file if item.file else folders[item.step]
-            words += ([declared.flag] if declared.flag else []) + [str(path)]
+            words += ([declared.flag] if declared.flag else []) + [str(item if isinstance(item, Path) else _place(item, places))]
     for key, value in dataclasses.asdict(step.config).items():
         if value != getattr(type(step.config)(), key):
             words += flag(key, value)
-    return shlex.join(words + ["-o", str(folders[step.id])])
+    return shlex.join(words + ["-o", str(places[step.id])])
+
+
+def _place(ref: Ref, places: Mapping[str, Path]) -> Path:
+    """Where a step's file is: a quantized file stands alone, everything else lies in its folder."""
+    return places[ref.step] / ref.file if ref.file and not ref.step.startswith("quantize:") else places[ref.step]
 
 
 def flag(key: str, value: Any) -> List[str]:

@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from edgepress.artifact import SUFFIXES, is_artifact, run_stage, write_atomic, write_json
+from edgepress.artifact import SUFFIXES, is_artifact, run_stage, write_atomic
 from edgepress.child import TENSORFLOW, StageChild
-from edgepress.errors import RecipeError, nearest
-from edgepress.pipeline import OFFLINE_SOURCES, RUN_FILE, digest_input
+from edgepress.collect import HIDDEN, collect_run
+from edgepress.errors import RecipeError
+from edgepress.pipeline import OFFLINE_SOURCES, digest_input
 from edgepress.progress import report_progress
 from edgepress.recipe import SECTIONS, PruneConfig, Recipe, check_value, load_recipe, make_config
 from edgepress.stages import STAGES, Stage
 
-HIDDEN = ".edgepress"
+
 
 
 def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path]) -> Path:
@@ -38,6 +39,8 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
             out = first.parent / f"{first.name}.{stage.name}"
     base = work or out.parent
     inputs = _with_dataset(stage, inputs, base)
+    if "run" in inputs:
+        collect_run(inputs["run"])
     cache = base / ".cache"
     with StageChild(TENSORFLOW) as child:
         return run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache),
