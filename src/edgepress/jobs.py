@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from edgepress.artifact import digest_file
-from edgepress.errors import JobError, MissingDependencyError, UnsupportedError
+from edgepress.errors import DatasetError, JobError, MissingDependencyError, UnsupportedError
 from edgepress.runtimes import load_runtime, runtimes_for
 from edgepress.targets import connect
 from edgepress.targets.base import Completed, Connection
@@ -38,6 +38,7 @@ def run_job(job: Dict[str, Any], *, work: Path, target: str = "local", timeout_s
         The worker's result with status "ok", or "unsupported" with a reason.
 
     Raises:
+        DatasetError: a photo that cannot be read.
         JobError: the process crashed, was stopped, or reports a failure; holds both streams.
         MissingDependencyError, UnsupportedError: the runtime is not installed.
     """
@@ -106,8 +107,10 @@ def _read_result(connection: Connection, command: List[str], done: Completed, fo
     if result is None:
         what, hint = _death(done.exit_code)
         raise JobError(f"the worker {what} before it wrote a result", command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr, hint=hint)
+    if result.get("error") == DatasetError.__name__:
+        raise DatasetError(result["reason"], result["hint"])  # a photo, not the process, is at fault
     if result["status"] == "failed":
-        raise JobError(result["reason"], command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr + "\n" + result["log"])
+        raise JobError(result["reason"], hint=result.get("hint"), command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr + "\n" + result["log"])
     result["stderr"] = done.stderr[-4000:]
     return result
 

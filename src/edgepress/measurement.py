@@ -192,7 +192,7 @@ def _drift(m: Measurement) -> Optional[Warning]:
     medians = [stats.median(r.latencies_ms) for r in m.rounds]
     if len(medians) < 2 or max(medians) <= (1 + DRIFT) * min(medians):
         return None
-    return Warning("drift", f"the median moved by {max(medians) / min(medians) - 1:.0%} between rounds", "let the machine come to rest and measure again")
+    return Warning("drift", f"the median of one round is {max(medians) / min(medians):.3g} times that of another", "let the machine come to rest and measure again")
 
 
 def _busy(m: Measurement) -> Optional[Warning]:
@@ -313,6 +313,51 @@ def read_measurements(path: Path) -> List[Measurement]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{file} cannot be read ({error})", "run `edgepress benchmark` again") from error
+    return load_records(data, source=str(file))
+
+
+def load_records(data: Any, *, source: str = FILE) -> List[Measurement]:
+    """The measurements of a parsed `measurements.json`.
+
+    Raises:
+        ArtifactError: not a list of measurements.
+    """
     if not isinstance(data, list):
-        raise ArtifactError(f"{file} is not a list of measurements", "run `edgepress benchmark` again")
-    return [from_json(record, source=str(file)) for record in data]
+        raise ArtifactError(f"{source} is not a list of measurements", "run `edgepress benchmark` again")
+    return [from_json(record, source=source) for record in data]
+
+
+def table(measurements: Sequence[Measurement]) -> str:
+    """The measurements as a table in plain text, and below it what is doubtful, each doubt once."""
+    names = _names(measurements)
+    header = ("file", "runtime", "threads", "min ms", "median ms", "p90 ms", "load ms", "peak MB", "file kB", "gzip kB")
+    rows = [header] + [(names[m.file], m.runtime, str(m.threads), *_cells(m)) for m in measurements]
+    widths = [max(len(row[i]) for row in rows if len(row) > i + (i > 2 and len(row) == 4)) for i in range(len(header))]
+    lines = ["  ".join(text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))) if len(row) == len(header)
+             else "  ".join(text.ljust(w) for text, w in zip(row[:3], widths)) + "  " + row[3] for row in rows]
+    doubts: Dict[str, List[Tuple[str, Warning]]] = {}
+    for m in measurements:
+        for doubt in m.warnings:
+            doubts.setdefault(doubt.code, []).append((f"{names[m.file]} in {m.runtime}", doubt))
+    for entries in doubts.values():
+        more = f" (and {len(entries) - 1} more likewise)" if len(entries) > 1 else ""
+        lines.append(f"warning: {entries[0][0]}: {entries[0][1].message}{more}; {entries[0][1].hint}")
+    return "\n".join(lines)
+
+
+def _cells(m: Measurement) -> Tuple[str, ...]:
+    if m.status != "ok":
+        return (f"{m.status}: {m.reason}",)
+    times = [f"{value:.3g}" if value is not None and value < 100 else "-" if value is None else f"{value:.0f}" for value in (m.min_ms, m.median_ms, m.p90_ms, m.load_ms)]
+    peak = m.peak_rss_bytes
+    return (*times, "-" if peak is None else f"{peak / 1e6:.0f}", f"{m.size_bytes / 1e3:.0f}", f"{m.gzip_bytes / 1e3:.0f}")
+
+
+def _names(measurements: Sequence[Measurement]) -> Dict[str, str]:
+    """File → as much of the end of its path as tells it from the others."""
+    paths = {m.file: Path(m.file).parts for m in measurements}
+    for parts in range(1, 10):
+        names = {file: "/".join(path[-parts:]) for file, path in paths.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {file: file for file in paths}

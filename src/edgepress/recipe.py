@@ -126,7 +126,7 @@ class BenchmarkConfig:
     min_runs: int = option(50, "fewest timed runs", minimum=1)
     min_seconds: float = option(2.0, "shortest timed period")
     max_seconds: float = option(10.0, "longest timed period, even if that means fewer runs")
-    warmup_seconds: float = option(0.3, "shortest warm-up")
+    warmup_seconds: float = option(0.2, "shortest warm-up")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Plan:
     min_runs: int = 50
     min_seconds: float = 2.0
     max_seconds: float = 30.0
-    warmup_seconds: float = 0.3
+    warmup_seconds: float = 0.2
     seed: int = 0
 
 

@@ -59,7 +59,7 @@ def run_file(job_file: Path) -> Dict[str, Any]:
     except UnsupportedError as error:
         result.update(status="unsupported", reason=str(error))
     except EdgepressError as error:
-        result.update(status="failed", reason=str(error), log=traceback.format_exc())
+        result.update(status="failed", reason=error.message, hint=error.hint, error=type(error).__name__, log=traceback.format_exc())
     except Exception as error:  # the parent is told all of it; nothing is swallowed
         result.update(status="failed", reason=f"{type(error).__name__}: {error}", log=traceback.format_exc())
     return result

@@ -6,7 +6,7 @@ import zipfile
 from importlib import resources
 
 # Everything the worker may import. Each is standard library, NumPy, Pillow and one runtime, in Python 3.9 syntax.
-MODULES = ("__init__", "errors", "artifact", "modelspec", "host", "onnx_bytes", "preprocess", "feeding", "timing", "worker",
+MODULES = ("__init__", "errors", "artifact", "modelspec", "host", "onnx_bytes", "preprocess", "feeding", "timing", "worker", "bundle_files",
            "runtimes/__init__", "runtimes/base", "runtimes/interpreter", "runtimes/litert", "runtimes/tflite_runtime", "runtimes/onnxruntime")
 _MAIN = "import os, sys\nfrom edgepress.worker import main\ncode = main()\nsys.stdout.flush()\nsys.stderr.flush()\nos._exit(code)\n"
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
@@ -18,7 +18,7 @@ def worker_bytes() -> bytes:
     data.write(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(data, "a", zipfile.ZIP_STORED) as archive:
         _add(archive, "__main__.py", _MAIN.encode())
-        for name in (m for m in MODULES if resources.files("edgepress").joinpath(f"{m}.py").is_file()):  # FIXME: preprocess is landing
+        for name in MODULES:
             _add(archive, f"edgepress/{name}.py", resources.files("edgepress").joinpath(f"{name}.py").read_bytes())
     return data.getvalue()
 

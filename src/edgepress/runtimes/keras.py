@@ -46,8 +46,9 @@ def health_check() -> Optional[str]:
     from edgepress.tf import import_tensorflow
 
     try:
-        _, keras = import_tensorflow()
-        answer = float(keras.layers.Add()([[[21.0]], [[21.0]]])[0][0])
+        tensorflow, keras = import_tensorflow()
+        half = tensorflow.constant([[21.0]])
+        answer = float(keras.layers.Add()([half, half])[0][0])
     except (EdgepressError, ImportError) as error:
         return f"{DISTRIBUTION} cannot be imported: {error}"
     except Exception as error:  # a broken library may raise anything
