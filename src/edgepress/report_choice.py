@@ -1,0 +1,87 @@
+"""Which file to ship and why; which files no other beats; how much faster than float each is."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from edgepress import statistics
+from edgepress.measurement import Measurement, speedup
+from edgepress.report_text import factor, milliseconds, percent, points, size
+
+
+def latency_entry(measured: Measurement, base: Optional[Measurement]) -> Dict[str, Any]:
+    """Figures of one measurement, and its speed-up over the float file's, claimed only where the ratio's interval excludes 1."""
+    entry = {key: value for key, value in measured.summary().items() if key in ("median_ms", "min_ms", "p90_ms", "p99_ms", "runs", "median_interval_ms")}
+    entry.update(speedup=None, speedup_interval=None, speedup_claimed=False)
+    if base is not None and base is not measured:
+        ratio = speedup_interval(base, measured)
+        entry.update(speedup=speedup(base, measured), speedup_interval=ratio and list(ratio), speedup_claimed=bool(ratio and (ratio[0] > 1 or ratio[1] < 1)))
+    return entry
+
+
+def speedup_interval(slow: Measurement, fast: Measurement) -> Optional[Tuple[float, float]]:
+    """Interval of the ratio of medians: order statistics within each round, and the hull over the rounds, so that drift between them widens it."""
+    each = [statistics.median_ratio_interval(a.latencies_ms, b.latencies_ms) for a, b in zip(slow.rounds, fast.rounds)]
+    known = [interval for interval in each if interval]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known and len(known) == len(each) else None
+
+
+def cost(row: Mapping[str, Any], kind: str) -> Optional[float]:
+    """Latency with one thread (or the fewest measured) in ms, or size in bytes."""
+    if kind == "size":
+        return row["size_bytes"]
+    threads = sorted(row["latency"], key=int)
+    return row["latency"][threads[0]]["median_ms"] if threads else None
+
+
+def pareto_front(rows: Sequence[Mapping[str, Any]], kind: str) -> List[str]:
+    """Keys of the rows that no other row beats in accuracy and cost at once."""
+    known = [(cost(row, kind), row["accuracy"], row["key"]) for row in rows if row.get("accuracy") is not None and cost(row, kind) is not None]
+    return [key for c, a, key in known if not any((oc <= c and oa >= a) and (oc < c or oa > a) for oc, oa, _ in known)]
+
+
+def choose(rows: Sequence[Mapping[str, Any]]) -> Optional[Mapping[str, Any]]:
+    """The fastest certified file; the float reference needs no certificate. Without latencies the smallest; None where nothing was scored."""
+    fit = [row for row in rows if row["status"] == "ok" and (row.get("certified") is True or row.get("is_reference"))]
+    timed = [row for row in fit if cost(row, "latency") is not None]
+    return min(timed, key=lambda row: (cost(row, "latency"), row["size_bytes"] or 0), default=None) if timed else min(fit, key=lambda row: row["size_bytes"] or 0, default=None)
+
+
+def promising(rows: Sequence[Mapping[str, Any]], chosen: Optional[Mapping[str, Any]]) -> Optional[Mapping[str, Any]]:
+    """The fastest unresolved file whose seen drop is within the budget, if it is faster than the chosen one: more test images might certify it."""
+    limit = cost(chosen, "latency") if chosen else None
+    fit = [row for row in rows if row.get("certified") == "unresolved" and row["drop"] <= row["max_drop"] and cost(row, "latency") is not None]
+    best = min(fit, key=lambda row: cost(row, "latency"), default=None)
+    return best if best and (limit is None or cost(best, "latency") < limit) else None
+
+
+def headline(rows: Sequence[Mapping[str, Any]], images: Optional[int]) -> Dict[str, Any]:
+    """The verdict for people: {"key", "text", "why", "caveat"}."""
+    chosen = choose(rows)
+    other = promising(rows, chosen)
+    if chosen is None:
+        return {"key": None, "text": "Nothing can be shipped yet.", "why": "No file was scored on test images.", "caveat": _caveat(other)}
+    text = f"Ship {chosen['variant']}, run by {chosen['runtime']}."
+    if chosen.get("is_reference"):
+        certified = [row for row in rows if row.get("certified") is True]
+        why = ("It is the float reference: no smaller file is certified" if not certified else "It is the float reference, and no certified file is faster") + f" ({percent(chosen['accuracy'])} on {images} test images)."
+    else:
+        why = _why(chosen, next((row for row in rows if row.get("is_reference")), None))
+    return {"key": chosen["key"], "text": text, "why": why, "caveat": _caveat(other)}
+
+
+def _why(row: Mapping[str, Any], reference: Optional[Mapping[str, Any]]) -> str:
+    facts = [f"It is right on {percent(row['accuracy'])} of {row['images']} test images and certified to lose at most {points(row['drop_at_most'], 2).lstrip('+')} points against float"]
+    one = row["latency"].get("1") or {}
+    if one:
+        facts.append(f"it answers in {milliseconds(one['median_ms'])}" + (f", {factor(one['speedup'])} as fast as float" if one.get("speedup_claimed") and one["speedup"] > 1 else ""))
+    if reference and reference["size_bytes"] and row["size_bytes"]:
+        facts.append(f"and takes {size(row['size_bytes'])}, {percent(row['size_bytes'] / reference['size_bytes'], 0)} of the float file")
+    return ", ".join(facts) + "."
+
+
+def _caveat(row: Optional[Mapping[str, Any]]) -> Optional[str]:
+    if row is None:
+        return None
+    needed = f"; about {row['images_needed']:,} test images would settle it" if row.get("images_needed") else ""
+    return (f"{row['variant']} in {row['runtime']} is faster ({milliseconds(cost(row, 'latency'))}) and lost {points(row['drop']).lstrip('+')} points on these images, but "
+            f"{row['images']} images cannot rule out more than {row['max_drop']:g}{needed}.")

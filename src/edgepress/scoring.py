@@ -1,0 +1,157 @@
+"""Run a model file over labelled images in its own runtime."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+from edgepress import accuracy
+from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
+from edgepress.errors import DatasetError, ModelError, UnsupportedError
+from edgepress.imageset import ImageSet, is_tensor_csv, load_images, load_tensors, pixel_file
+from edgepress.jobs import available_runtimes, run_job
+from edgepress.metadata import extract_spec
+from edgepress.modelspec import SPEC_FILE, ModelSpec, read_spec
+from edgepress.predictions import Score
+from edgepress.progress import report_progress
+from edgepress.runtimes import load_runtime, runtimes_for
+
+
+def find_spec(file: Path) -> Optional[ModelSpec]:
+    """The ModelSpec of a file: `model.json` beside it where it was written for this file, else the one inside; None if there is none."""
+    inside = extract_spec(file) if file.suffix.lower() in (".tflite", ".onnx") else None
+    if inside is not None:
+        return inside
+    for beside in (file.with_name(file.name + ".model.json"), file.with_suffix(".json"), file.parent / SPEC_FILE):
+        if beside.is_file() and _is_spec(beside):
+            return read_spec(beside)
+    return None
+
+
+def _is_spec(path: Path) -> bool:
+    try:
+        return "input_height" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return path.name == SPEC_FILE  # let read_spec say what is wrong with it
+
+
+def choose_runtime(file: Path, wanted: Optional[str]) -> str:
+    """The runtime that executes a file: the wanted one, or the first that works here for its format.
+
+    Raises:
+        UnsupportedError: the wanted one does not open this format, or none of this machine does.
+    """
+    form = SUFFIXES[file.suffix.lower()]
+    if wanted is not None:
+        if form not in load_runtime(wanted).FORMATS:
+            raise UnsupportedError(f"runtime {wanted} does not open {file.name}; accepted for .{form}: {', '.join(runtimes_for(form))}", "leave --runtime out")
+        return wanted
+    installed = available_runtimes(form)
+    if not installed:
+        raise UnsupportedError(f"no runtime of this machine opens {file.name}; {', '.join(runtimes_for(form))} would", "`edgepress doctor` tells how to install one")
+    return installed[0]
+
+
+def score_file(model: Path, dataset: Path, *, split: str, runtime: Optional[str], threads: int, batch: int, cache: Path) -> Score:
+    """Answers of a file, read from disk and run in a fresh process, on every image of `dataset`.
+
+    Args:
+        model: a file, or a folder that holds one.
+        dataset: dataset artifact (its `split`), class folders, a CSV of path,label, or a CSV of raw tensors (file.bin,classes,label).
+        cache: folder of decoded pixels, kept between calls.
+
+    Raises:
+        ModelError: labels of file and images do not fit, or the file's answers are not one number per class.
+    """
+    file = model_file(model)
+    name, spec = choose_runtime(file, runtime), find_spec(file)
+    facts: Dict[str, Any] = {"status": "ok", "reason": None, "file": str(file), "sha256": digest_file(file), "size_bytes": file.stat().st_size,
+                             "format": SUFFIXES[file.suffix.lower()], "runtime": {"name": name, "version": None}, "threads": threads,
+                             "dataset": str(dataset), "split": split, "spec": spec is not None}
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".score-", dir=cache) as work:
+        job = {"runtime": name, "model": str(file.resolve()), "sha256": facts["sha256"], "threads": threads, "spec": spec and dataclasses.asdict(spec)}
+        images, source = _load(dataset, split, spec, file=file, cache=cache, info=lambda: _ask(job, Path(work)))
+        report_progress(f"running {file.name} in {name} on {len(images.targets)} images")
+        result = run_job({**job, "job": "predict", "batch": batch, "output": "probabilities.npy", **source}, work=Path(work),
+                         timeout_seconds=max(600, 2 * len(images.targets)))
+        facts.update(runtime=result["runtime"], host=result["host"], images=len(images.targets))
+        if result["status"] != "ok":
+            return Score({**facts, "status": result["status"], "reason": result["reason"]}, tuple(images.labels), digests=tuple(images.digests))
+        answers = np.load(Path(work) / "probabilities.npy").astype(np.float32, copy=False)
+    probabilities = _check_answers(file, answers, images.labels, known=spec is not None)
+    return Score(facts, tuple(images.labels), probabilities, np.asarray(images.targets), tuple(images.digests), tuple(map(str, images.paths)))
+
+
+def _ask(job: Dict[str, Any], work: Path) -> Dict[str, Any]:
+    """What the runtime says about the file's inputs.
+
+    Raises:
+        UnsupportedError: it does not open the file.
+    """
+    result = run_job({**job, "job": "info"}, work=work)
+    if result["status"] != "ok":
+        raise UnsupportedError(f"{job['runtime']} does not open {job['model']}: {result['reason']}", "choose another --runtime")
+    return result
+
+
+def _load(dataset: Path, split: str, spec: Optional[ModelSpec], *, file: Path, cache: Path, info: Callable[[], Dict[str, Any]]) -> Tuple[ImageSet, Dict[str, Any]]:
+    """The images and what a predict job says about them: {"pixels" or "tensors", "spec"}. `info` asks the runtime about the file's input."""
+    labels = spec.labels if spec is not None and spec.labels else None
+    if is_tensor_csv(dataset):
+        tensors, images = load_tensors(dataset, labels=labels)
+        return images, {"tensors": str(_tensor_file(tensors, spec, images, cache=cache))}
+    images = load_images(dataset, split=split, labels=labels)
+    if not len(images.targets):
+        raise DatasetError(f"{dataset} has no {split} images", "evaluate another --split, or give a folder of class folders")
+    spec = spec or guess_spec(file, info()["inputs"], images.labels)
+    return images, {"pixels": str(pixel_file(images, spec, cache=cache)), "spec": dataclasses.asdict(spec)}
+
+
+def _tensor_file(tensors: np.ndarray, spec: Optional[ModelSpec], images: ImageSet, *, cache: Path) -> Path:
+    """Raw tensors as the file wants them: as they are, or y = x·scale + offset where the spec says that the caller normalises."""
+    if spec is not None and not spec.normalization_inside:
+        channels = tensors.shape[-1] if len(spec.scale) == tensors.shape[-1] else 1
+        tensors = tensors.astype(np.float32) * np.float32(spec.scale[:channels]) + np.float32(spec.offset[:channels])
+    buffer = io.BytesIO()
+    np.save(buffer, tensors)
+    path = cache / f"tensors-{hashlib.sha256(buffer.getvalue()).hexdigest()[:24]}.npy"
+    if not path.exists():
+        write_atomic(path, buffer.getvalue())
+    return path
+
+
+def guess_spec(file: Path, inputs: Sequence[Dict[str, Any]], labels: Sequence[str]) -> ModelSpec:
+    """The spec of a file that carries none, where its input leaves one reading: one image of bytes.
+
+    Raises:
+        ModelError: several inputs, not an image, or real numbers, whose scale nothing tells.
+    """
+    shape, dtype = (inputs[0]["shape"], inputs[0]["dtype"]) if len(inputs) == 1 else ([], "")
+    planar = len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
+    height, width, channels = (shape[2], shape[3], shape[1]) if planar else shape[1:] if len(shape) == 4 else (0, 0, 0)
+    if len(inputs) != 1 or channels not in (1, 3) or min(height, width) < 1:
+        raise ModelError(f"{file} has no ModelSpec, and its inputs {[(i['name'], i['shape']) for i in inputs]} do not say which image it takes",
+                         f"put {file.name}.model.json beside it (see model.json of a converted file)")
+    if dtype not in ("uint8", "int8"):
+        raise ModelError(f"{file} has no ModelSpec and takes {dtype} numbers: nothing says how its pixels are to be normalised",
+                         "convert the model with `edgepress convert --normalization …`, or put " + f"{file.name}.model.json beside it")
+    return ModelSpec(labels=tuple(labels), input_height=height, input_width=width, channels=channels, input_type=dtype, layout="nchw" if planar else "nhwc")
+
+
+def _check_answers(file: Path, answers: np.ndarray, labels: Sequence[str], *, known: bool) -> np.ndarray:
+    """The answers as probabilities; a file without a spec may end in logits, which then get their softmax here."""
+    problem = accuracy.check_probabilities(answers, classes=len(labels))
+    if problem:
+        raise ModelError(f"{file}: {problem} ({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''})",
+                         "evaluate it on images of the classes it was trained on; the labels are the sorted names of the class folders unless the file carries its own")
+    if not known and (answers.min() < -1e-3 or answers.max() > 1.001):
+        powers = np.exp(answers - answers.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+    return answers
