@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 import edgepress
-from edgepress import bundle_files, bundle_golden, report_choice, report_data, scoring
+from edgepress import bundle_files, bundle_golden, predictions, report_choice, report_data
 from edgepress.artifact import digest_file, write_json
 from edgepress.errors import ArtifactError, GateError, ModelError, RecipeError, UnsupportedError, nearest
 from edgepress.jobs import interpreter
@@ -18,6 +18,7 @@ from edgepress.modelspec import SPEC_FILE, ModelSpec, to_json
 from edgepress.recipe import BundleConfig
 from edgepress.report_text import milliseconds, percent, points, size
 from edgepress.runtimes import load_runtime, runtimes_for
+from edgepress.scoring import find_spec
 from edgepress.worker_pack import worker_bytes
 
 Row = Mapping[str, Any]
@@ -101,7 +102,7 @@ def _nothing_certified(rows: Sequence[Row]) -> GateError:
 def _copy_model(source: Path, out: Path, row: Row) -> ModelSpec:
     if not source.is_file() or digest_file(source) != row["sha256"]:
         raise ArtifactError(f"{source} is not the file that was evaluated: it is gone or its bytes changed", "run the recipe again")
-    spec = scoring.find_spec(source)
+    spec = find_spec(source)
     if spec is None:
         raise ModelError(f"{source} has no ModelSpec: nothing says how to feed it", "convert it with edgepress, or put a model.json beside it")
     shutil.copyfile(source, out / f"model{source.suffix}")
@@ -132,7 +133,7 @@ def _install(runtime: str) -> str:
 
 def _write_golden(out: Path, evaluation: Path, spec: ModelSpec, *, count: int) -> List[Tuple[str, str]]:
     """Write golden/*.png; (file, true label) of each."""
-    score = scoring.read_score(evaluation)
+    score = predictions.read_score(evaluation)
     assert score.probabilities is not None and score.targets is not None  # a row with status ok has them
     chosen = bundle_golden.choose_photos(score.probabilities, score.targets, score.paths, score.digests, count=count)
     (out / "golden").mkdir()
