@@ -52,8 +52,8 @@ def calibration() -> Iterator[list[np.ndarray]]:
 
 
 def main() -> None:
-    """Write tiny_float.tflite, tiny_int8.tflite and tiny_float.onnx beside this script."""
-    tf, _ = import_tensorflow()
+    """Write tiny_float.tflite, tiny_int8.tflite, tiny_float.onnx and tiny_float.keras beside this script."""
+    tf, keras = import_tensorflow()
     concrete = network(tf, input_type=tf.uint8)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
     (HERE / "tiny_float.tflite").write_bytes(converter.convert())
@@ -63,6 +63,20 @@ def main() -> None:
     converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.float32
     (HERE / "tiny_int8.tflite").write_bytes(converter.convert())
     write_onnx()
+    write_keras(keras)
+
+
+def write_keras(keras: Any) -> None:
+    """The same network for legacy Keras: float32 input 0…255, any batch."""
+    convolution, dense = kernels()
+    image = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", use_bias=False, name="convolution")(image)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = keras.layers.Dense(3, use_bias=False, name="logits")(x)
+    model = keras.Model(image, keras.layers.Activation("softmax", name="probabilities")(x), name="tiny")
+    model.get_layer("convolution").set_weights([convolution])
+    model.get_layer("logits").set_weights([dense])
+    model.save(HERE / "tiny_float.keras")
 
 
 def write_onnx() -> None:
