@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from edgepress import report_origin as origin
 from edgepress import report_plots as plots
 from edgepress import report_sections as sections
 from edgepress.report_choice import cost
@@ -39,11 +40,12 @@ def render(report: Mapping[str, Any], run: Run, *, thumbnails: int) -> str:
         run: the run, for raw values, confusion matrices and photos.
         thumbnails: most photos shown per gallery.
     """
-    parts = [("verdict", "Verdict", verdict(report)), ("warnings", "Warnings", sections.warning_list(report)), ("files", "Files", comparison(report)),
+    parts = [("verdict", "Verdict", verdict(report)), ("warnings", "Warnings", origin.warning_list(report)), ("files", "Files", comparison(report)),
              ("trade-offs", "Trade-offs", trade_offs(report)), ("latency", "Latency", sections.latencies(report, run, css_class)),
              ("classes", "Classes", sections.classes(report, run)), ("photos", "Photos", sections.photos(report, run, limit=thumbnails)),
-             ("mistakes", "Mistakes", sections.mistakes(report, run)), ("training", "Training", sections.training(report)),
-             ("dataset", "Dataset", sections.dataset(report)), ("skipped", "Skipped", sections.skipped_list(report)), ("how", "How it was made", sections.provenance(report))]
+             ("mistakes", "Mistakes", sections.mistakes(report, run)), ("training", "Training", origin.training(report)),
+             ("pruning", "Pruning", origin.pruning(report)),
+             ("dataset", "Dataset", origin.dataset(report)), ("skipped", "Skipped", origin.skipped_list(report)), ("how", "How it was made", origin.provenance(report))]
     shown = [(anchor, name, html) for anchor, name, html in parts if html]
     links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name, _ in shown[1:])
     style = (Path(__file__).parent / "data" / "report.css").read_text(encoding="utf-8")
@@ -91,16 +93,17 @@ def tiles(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return '<div class="tiles">' + "".join(f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in found) + "</div>"
 
 
-COLUMNS = ("File", "Accuracy", "Drop, points", "Certified", "Agreement", "Size", "1 thread", "Speed-up", "All threads", "Peak memory")
+COLUMNS = ("File", "Accuracy", "Drop, points", "Certified", "Agreement", "Size", "1 thread", "Speed-up", "All threads", "Memory")
 
 
 def comparison(report: Mapping[str, Any]) -> str:
     """The table; on a phone each row becomes a card."""
     if not report["rows"]:
         return ""
-    head = "".join(f'<th scope="col" data-sort>{name}</th>' for name in COLUMNS)
+    most = next((row["most_threads"] for row in report["rows"] if row.get("most_threads") not in (None, "1")), None)
+    head = "".join(f'<th scope="col" data-sort>{f"{most} threads" if name == "All threads" and most else name}</th>' for name in COLUMNS)
     body = "".join(_table_row(row, report) for row in report["rows"])
-    note = ("Accuracy is measured on the bytes of the file, in the runtime named, on test images that nothing else has seen; the drop is paired with the float reference on the same images. "
+    note = ("Memory: peak of the process, runtime included. Accuracy is measured on the bytes of the file, in the runtime named, on test images that nothing else has seen; the drop is paired with the float reference on the same images. "
             "Speed-up: over the float file of the same format in the same runtime with the same threads; shown only where the 95 % interval of the ratio excludes 1.0 (otherwise “none shown”).")
     return f'<h2>Files compared</h2><div class="scroll"><table class="stack sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><p class="note">{note}</p>'
 
@@ -115,7 +118,7 @@ def _table_row(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     one, many = row["latency"].get("1"), row["latency"].get(row["most_threads"] or "")
     cells += [_accuracy_cell(row), _drop_cell(row), _verdict_cell(row), (percent(row.get("agreement")), row.get("agreement"), ""),
               (f'{size(row["size_bytes"])}<small>{size(row["gzip_bytes"])} gzip</small>' if row["gzip_bytes"] else size(row["size_bytes"]), row["size_bytes"], ""),
-              _latency_cell(one), _speedup_cell(one), _latency_cell(many, f"{row['most_threads']} threads") if row["most_threads"] not in (None, "1") else ("–", None, "empty"),
+              _latency_cell(one), _speedup_cell(one), _latency_cell(many) if row["most_threads"] not in (None, "1") else ("–", None, "empty"),
               (size(row["peak_rss_bytes"]), row["peak_rss_bytes"], "")]
     return f'<tr{" class=chosen" if row["chosen"] else ""}>' + "".join(_cell(cell, label) for cell, label in zip(cells, COLUMNS)) + "</tr>"
 
@@ -145,11 +148,11 @@ def _verdict_cell(row: Mapping[str, Any]) -> Tuple[str, Any, str]:
     return f'<span class="pill {css}" title="{escape(row.get("verdict") or "", quote=True)}">{sign}{word}</span>{detail}', word, ""
 
 
-def _latency_cell(entry: Optional[Mapping[str, Any]], extra: str = "") -> Tuple[str, Any, str]:
+def _latency_cell(entry: Optional[Mapping[str, Any]]) -> Tuple[str, Any, str]:
     if not entry:
         return "–", None, "empty"
     tail = f"p90 {milliseconds(entry['p90_ms'])}" if entry["p90_ms"] else f"{entry['runs']} runs"
-    return f"{milliseconds(entry['median_ms'])}<small>{tail}{', ' + extra if extra else ''}</small>", entry["median_ms"], ""
+    return f"{milliseconds(entry['median_ms'])}<small>{tail}</small>", entry["median_ms"], ""
 
 
 def _speedup_cell(entry: Optional[Mapping[str, Any]]) -> Tuple[str, Any, str]:

@@ -18,13 +18,21 @@ SIDE, QUALITY = 144, 68  # about 5 kB a photo
 
 
 @dataclass(frozen=True)
+class Line:
+    """A short line under a photo, and what its tooltip adds."""
+
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Card:
     """One photo and what was said about it."""
 
     data: Optional[str]  # data URI, None where the photo cannot be read any more
     alt: str
     title: str
-    lines: Tuple[str, ...]
+    lines: Tuple[Line, ...]
 
 
 @dataclass(frozen=True)
@@ -54,16 +62,17 @@ def thumbnail(path: str) -> Optional[str]:
 
 
 def flipped(certificates: Sequence[Tuple[Mapping[str, Any], Mapping[str, Any]]], run: Run, *, limit: int) -> Gallery:
-    """Each photo once, those that most files lost first."""
+    """Each photo once, those that most files lost first; files that are over the budget anyway count last."""
     found: Dict[str, Dict[str, Any]] = {}
     for row, certificate in certificates:
         paths = _paths(run, row["sources"]["certificate"])
         for side in ("lost", "gained"):
             for flip in certificate[side]:
-                entry = found.setdefault(flip["digest"], {"path": paths[flip["index"]] if flip["index"] < len(paths) else "", "target": flip["target"], "lost": 0, "said": {}})
+                entry = found.setdefault(flip["digest"], {"path": paths[flip["index"]] if flip["index"] < len(paths) else "", "target": flip["target"], "lost": 0, "matters": 0, "said": {}})
                 entry["lost"] += side == "lost"
-                entry["said"].setdefault((side, flip["prediction"] if side == "lost" else flip["reference"]), []).append(f"{row['variant']} · {row['runtime']}")
-    ranked = sorted(found.values(), key=lambda e: (-e["lost"], -sum(map(len, e["said"].values()))))
+                entry["matters"] += row["certified"] is not False
+                entry["said"].setdefault((side, flip["prediction"] if side == "lost" else flip["reference"]), []).append(row["variant"] if row["format"] == "onnx" or row["runtime"] == "litert" else f"{row['variant']} in {row['runtime']}")
+    ranked = sorted(found.values(), key=lambda e: (-e["matters"], -e["lost"]))
     cards = tuple(_flip_card(entry) for entry in ranked[:limit])
     return Gallery(cards, _note(len(cards), len(found)))
 
@@ -71,8 +80,8 @@ def flipped(certificates: Sequence[Tuple[Mapping[str, Any], Mapping[str, Any]]],
 def _flip_card(entry: Mapping[str, Any]) -> Card:
     lines = []
     for (side, label), files in entry["said"].items():
-        names = ", ".join(files[:2]) + (f" and {len(files) - 2} more" if len(files) > 2 else "")
-        lines.append(f"lost: {label} in {names}" if side == "lost" else f"gained: float said {label}, right in {names}")
+        names = files[0] if len(files) == 1 else f"{len(files)} files"
+        lines.append(Line(f"✗ {label} in {names}" if side == "lost" else f"✓ right in {names}, float said {label}", ", ".join(files)))
     return Card(thumbnail(entry["path"]), f"a photo of class {entry['target']}", entry["target"], tuple(lines))
 
 
@@ -86,7 +95,7 @@ def misclassified(row: Optional[Mapping[str, Any]], run: Run, *, limit: int) -> 
     sure = score.probabilities.max(axis=1)
     wrong = [int(i) for i in np.argsort(-sure, kind="stable") if predicted[i] != score.targets[i]]
     cards = tuple(Card(thumbnail(score.paths[i]), f"a photo of class {score.labels[score.targets[i]]}", score.labels[score.targets[i]],
-                       (f"said {score.labels[predicted[i]]}, {percent(float(sure[i]), 0)} sure",)) for i in wrong[:limit])
+                       (Line(f"said {score.labels[predicted[i]]}, {percent(float(sure[i]), 0)} sure"),)) for i in wrong[:limit])
     return Gallery(cards, _note(len(cards), len(wrong)))
 
 

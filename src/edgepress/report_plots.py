@@ -7,7 +7,7 @@ from html import escape
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 WIDTH = 420  # user units; at 360 px of screen the 12-unit text is still 9 px
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 30, 40
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def scatter(points: Sequence[Point], *, x_label: str, y_label: str, reference: O
         return ""
     xs = [p.x for p in points]
     x = Axis(min(xs) / 1.25, max(xs) * 1.25, LEFT + 6, WIDTH - RIGHT, log=True)
-    low, high = _y_range([v for p in points for v in (p.y_low, p.y_high)] + [v for v in (reference, budget) if v is not None], [p.y for p in points])
+    low, high = y_range(points, [v for v in (reference, budget) if v is not None])
     y, bottom = Axis(low, high, height - BOTTOM, TOP), height - BOTTOM
-    parts = _x_axis(x, TOP, bottom, x_label) + [_text(8, TOP + 2, y_label, anchor="start", css="t l")]
+    parts = _x_axis(x, TOP, bottom, x_label) + [_text(8, 12, y_label, anchor="start", css="t l")]
     for tick in y.ticks():
         parts += [_line(LEFT, y.at(tick), WIDTH - RIGHT, y.at(tick), "g"), _text(LEFT - 5, y.at(tick) + 4, number(tick), anchor="end")]
     if budget is not None and budget > low:
@@ -121,17 +121,26 @@ def scatter(points: Sequence[Point], *, x_label: str, y_label: str, reference: O
     if len(front) > 1:
         parts.append(f'<polyline class="front" points="{" ".join(f"{x.at(p.x):.1f},{y.at(p.y):.1f}" for p in front)}"/>')
     for p in sorted(points, key=lambda p: -p.size):
-        parts += [_line(x.at(p.x), y.at(p.y_low), x.at(p.x), y.at(p.y_high), f"bar {p.css}"), marker(p.shape, x.at(p.x), y.at(p.y), p.size, f"dot {p.css}", p.title)]
-    return _svg(parts + _labels(front, x, y), height, f"{y_label} over {x_label}, one point per file")
+        parts += _below(p, x, bottom) if p.y < low else [_line(x.at(p.x), y.at(p.y_low), x.at(p.x), y.at(p.y_high), f"bar {p.css}"), marker(p.shape, x.at(p.x), y.at(p.y), p.size, f"dot {p.css}", p.title)]
+    return _svg(parts + _labels([p for p in front if p.y >= low], x, y), height, f"{y_label} over {x_label}, one point per file")
 
 
-def _y_range(interval_ends: Sequence[float], values: Sequence[float]) -> Tuple[float, float]:
-    """Room for the intervals, but not more than three times the spread of the values and four points."""
-    low, high = min(values), max(values)
-    room = max(3 * (high - low), 4.0)
-    low, high = max(min(interval_ends), low - room), min(max(interval_ends), high + room)
-    margin = max(0.4, 0.08 * (high - low))
-    return max(0.0, low - margin), min(100.0, high + margin)
+def y_range(points: Sequence[Point], levels: Sequence[float]) -> Tuple[float, float]:
+    """Accuracies worth a place on the axis: those within ten points of the best, so that one broken file does not flatten all others."""
+    best = max(p.y for p in points)
+    near = [p for p in points if p.y >= best - 10]
+    low, high = min([p.y for p in near] + list(levels)), max([p.y for p in near] + list(levels))
+    room = max(1.5, high - low)
+    low, high = max(min(p.y_low for p in near), low - room), min(max(p.y_high for p in near), high + room)
+    return max(0.0, min(low, *levels, high - 2) - 0.3 if levels else low - 0.3), min(100.0, high + 0.3)
+
+
+def _below(p: Point, x: Axis, bottom: float) -> List[str]:
+    """A file far below all others: an arrow at the bottom with its figure."""
+    at = x.at(p.x)
+    anchor = "end" if at > WIDTH * 0.6 else "start"
+    return [f'<polygon points="{at - 6:.1f},{bottom - 12} {at + 6:.1f},{bottom - 12} {at:.1f},{bottom - 2}" class="dot {p.css}"><title>{escape(p.title)}</title></polygon>',
+            _text(at + (-9 if anchor == "end" else 9), bottom - 4, f"{p.label}: {p.y:.1f} %", anchor=anchor, css="t s")]
 
 
 def _labels(points: Sequence[Point], x: Axis, y: Axis) -> List[str]:
@@ -178,7 +187,7 @@ def _strip(row: Strip, x: Axis, top: float, dots: int) -> List[str]:
     step = max(1, len(row.values) // dots)
     path = "".join(f"M{x.at(v):.1f} {middle - 5 + (i * 7919) % 11:.1f}h0" for i, v in enumerate(row.values[::step]))
     q25, q50, q75, q90 = (_share(ordered, s) for s in (0.25, 0.5, 0.75, 0.9))
-    return [_text(10, top + 13, row.label, anchor="start", css="t b"), _text(WIDTH - RIGHT, top + 13, f"median {number(q50)}, p90 {number(q90)}, n {len(ordered)}", anchor="end"),
+    return [_text(10, top + 13, row.label, anchor="start", css="t b"), _text(WIDTH - RIGHT, top + 13, f"{number(q50)}, p90 {number(q90)}", anchor="end"),
             f'<path d="{path}" class="strip {row.css}"/>',
             f'<rect x="{x.at(q25):.1f}" y="{middle - 7}" width="{max(1.0, x.at(q75) - x.at(q25)):.1f}" height="14" rx="2" class="box {row.css}"/>',
             _line(x.at(q50), middle - 9, x.at(q50), middle + 9, f"med {row.css}")]
@@ -203,7 +212,7 @@ def drops(rows: Sequence[Mapping], *, limit: float, css: str) -> str:
     for index, row in enumerate(rows):
         y, (low, high) = 4 + pitch * index + 23, row["interval"]
         title = f"{row['label']}: {row['drop']:+.1f} points, corrected interval {low:+.1f} … {high:+.1f}, {row['images']} images"
-        parts += [_text(12, y - 9, f"{row['label']}", anchor="start", css="t b"), _text(WIDTH - RIGHT, y - 9, f"{row['drop']:+.1f} of {row['images']}", anchor="end"),
+        parts += [_text(12, y - 9, f"{row['label']}", anchor="start", css="t b"), _text(WIDTH - RIGHT, y - 9, f"{row['drop']:+.1f} ({row['images']} images)".replace("-", "−"), anchor="end"),
                   _line(x.at(low), y, x.at(high), y, f"bar {css}"), marker("circle", x.at(row["drop"]), y, 4.5, f"dot {css}", title)]
     return _svg(parts, height, "recall lost per class")
 
@@ -216,9 +225,9 @@ def lines(series: Mapping[str, Tuple[str, Sequence[float]]], *, y_label: str, le
     longest = max(len(vs) for _, vs in series.values())
     low, high = min(values + ([level[1]] if level else [])), max(values + ([level[1]] if level else []))
     pad = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    x, y = Axis(1, max(2, longest), LEFT + 6, WIDTH - RIGHT - 6), Axis(low - pad, high + pad, height - BOTTOM, TOP + 8)
+    x, y = Axis(1, max(2, longest), LEFT + 6, WIDTH - RIGHT - 6), Axis(low - pad, high + pad, height - BOTTOM, TOP)
     step = max(1, math.ceil(longest / 8))
-    parts = [_text((x.start + x.end) / 2, height - 8, "epoch", css="t l"), _text(8, TOP, y_label, anchor="start", css="t l")]
+    parts = [_text((x.start + x.end) / 2, height - 8, "epoch", css="t l"), _text(8, 12, y_label, anchor="start", css="t l")]
     parts += [_text(x.at(e), height - BOTTOM + 15, str(e)) for e in range(1, longest + 1, step)]
     for tick in y.ticks(4):
         parts += [_line(LEFT, y.at(tick), WIDTH - RIGHT, y.at(tick), "g"), _text(LEFT - 5, y.at(tick) + 4, number(tick), anchor="end")]

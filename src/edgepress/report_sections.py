@@ -1,30 +1,17 @@
-"""The sections of the report below the table: latencies, classes, photos, confusion matrices, training, dataset, what was skipped, how it was made."""
+"""The sections of the report about files: latencies, classes, photos, confusion matrices."""
 from __future__ import annotations
 
-import json
 from html import escape
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from edgepress import report_photos, report_plots as plots
+from edgepress.report_choice import cost
 from edgepress.report_data import Run, measurements
-from edgepress.report_text import percent, points, size
+from edgepress.report_text import points
 
 CLASS_ROWS = 20  # classes drawn one by one; of more, those that lost most
 TABLE_CLASSES = 12  # confusion matrix with numbers up to here
 HEAT_CLASSES = 100  # and as a picture up to here
-
-
-def warning_list(report: Mapping[str, Any]) -> str:
-    """What the stages wrote down against themselves."""
-    items = "".join(f'<li>{escape(w["text"])} <span class="note">({escape(w["source"])})</span></li>' for w in report["warnings"])
-    return f"<h2>Warnings</h2><ul>{items}</ul>" if items else ""
-
-
-def skipped_list(report: Mapping[str, Any]) -> str:
-    """What has no result, and why."""
-    items = "".join(f'<li><b>{escape(s["name"])}</b> <span class="pill plain">{escape(s["status"])}</span> {escape(s["reason"])}</li>' for s in report["skipped"])
-    return f"<h2>Skipped, and why</h2><ul>{items}</ul>" if items else ""
 
 
 def latencies(report: Mapping[str, Any], run: Run, css_class: Callable[[Mapping[str, Any]], str]) -> str:
@@ -36,7 +23,7 @@ def latencies(report: Mapping[str, Any], run: Run, css_class: Callable[[Mapping[
         if m.status == "ok" and row:
             by_threads.setdefault(m.threads, []).append(plots.Strip(f"{row['variant']} · {m.runtime}", m.latencies_ms, css_class(row)))
     figures = "".join(f"<figure>{_strips(strips, threads)}</figure>" for threads, strips in sorted(by_threads.items()))
-    note = "Every dot is one run in a fresh process (batch 1: inputs handed over, inference, outputs read); the box holds the middle half, the thick line is the median. Fastest first."
+    note = "Every dot is one run in a fresh process (batch 1: inputs handed over, inference, outputs read); the box holds the middle half, the thick line is the median, written at the right with the 90th percentile. Fastest first."
     return f'<h2>Latency, run by run</h2><p class="note">{note}</p><div class="grid">{figures}</div>' if figures else ""
 
 
@@ -59,13 +46,18 @@ def classes(report: Mapping[str, Any], run: Run) -> str:
     found = list(certificates(report, run))
     if not found:
         return ""
-    row, document = next(((r, d) for r, d in found if r["chosen"]), max(found, key=lambda pair: abs(pair[1]["drop"])))
+    row, document = min(found, key=lambda pair: _interest(pair[0]))
     ranked = sorted(document["per_class"], key=lambda c: -c["drop"])
     css = {"float32": "k0", "static_wi8_ai8": "k4"}.get(row["scheme"], "k1")
     left_out = f" The {CLASS_ROWS} of {len(ranked)} classes that lost most." if len(ranked) > CLASS_ROWS else ""
     note = f"{row['variant']} in {row['runtime']} against the float reference, intervals widened so that all of them hold at once (Bonferroni); dotted: the budget of {document['max_drop']:g} points.{left_out}"
     figure = f'<figure>{plots.drops(ranked[:CLASS_ROWS], limit=document["max_drop"], css=css)}<figcaption>{escape(note)}</figcaption></figure>'
     return f'<h2>What each class lost</h2><div class="grid">{figure}<div>{_drop_table(found, [c["label"] for c in ranked[:CLASS_ROWS]])}</div></div>'
+
+
+def _interest(row: Mapping[str, Any]) -> Tuple[bool, bool, bool, float]:
+    """Sorts the file whose classes are worth a look first: the chosen one unless it is float, else the fastest that is not over the budget."""
+    return not (row["chosen"] and row["scheme"] != "float32"), row["scheme"] == "float32", row["certified"] is False, cost(row, "latency") or float("inf")
 
 
 def _drop_table(found: Sequence[Tuple[Mapping[str, Any], Mapping[str, Any]]], labels: Sequence[str]) -> str:
@@ -104,8 +96,12 @@ def photos(report: Mapping[str, Any], run: Run, *, limit: int) -> str:
 
 
 def _cards(gallery: report_photos.Gallery) -> str:
-    cards = [f'<figure>{_image(c)}<b>{escape(c.title)}</b><br>{"<br>".join(escape(line) for line in c.lines)}</figure>' for c in gallery.cards]
+    cards = [f'<figure>{_image(c)}<b>{escape(c.title)}</b>{"".join(f"<br>{_said(line)}" for line in c.lines)}</figure>' for c in gallery.cards]
     return f'<div class="photos">{"".join(cards)}</div>'
+
+
+def _said(line: report_photos.Line) -> str:
+    return f'<span title="{escape(line.detail, quote=True)}">{escape(line.text)}</span>'
 
 
 def _image(card: report_photos.Card) -> str:
@@ -141,52 +137,3 @@ def confusion(document: Mapping[str, Any]) -> str:
 def _commonest(labels: Sequence[str], matrix: Sequence[Sequence[int]], *, count: int = 10) -> str:
     pairs = sorted(((v, labels[r], labels[c]) for r, values in enumerate(matrix) for c, v in enumerate(values) if v and r != c), reverse=True)[:count]
     return "<ul>" + "".join(f"<li>{escape(a)} taken for {escape(b)}: {v}</li>" for v, a, b in pairs) + "</ul>" if pairs else '<p class="note">No mistakes.</p>'
-
-
-def dataset(report: Mapping[str, Any]) -> str:
-    """Images per class and split, and what was left out."""
-    facts = report["dataset"]
-    if not facts:
-        return ""
-    return f'<h2>Dataset</h2>{_facts(facts, ("splits", "classes", "per_class", "counts", "skipped", "duplicates", "near_duplicates", "warnings"))}{_json("all of dataset.json", facts)}'
-
-
-def training(report: Mapping[str, Any]) -> str:
-    """How the model learned: probe against fine-tuned, and the curves."""
-    facts = report["training"]
-    return f'<h2>Training</h2>{_facts(facts, ())}{_json("all of training.json", facts)}' if facts else ""
-
-
-def _facts(facts: Mapping[str, Any], left_out: Sequence[str]) -> str:
-    """The plain values of a document as a list."""
-    rows = [(key, value) for key, value in facts.items() if key not in left_out and key != "schema" and isinstance(value, (str, int, float, bool)) and value != ""]
-    return "<dl>" + "".join(f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(f'{value:.6g}' if isinstance(value, float) else str(value))}</dd>" for key, value in rows) + "</dl>"
-
-
-def _json(title: str, value: Any) -> str:
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text if len(text) < 40_000 else text[:40_000] + chr(10) + '… (shortened; the whole is in the artifact)')}</pre></details>"
-
-
-def provenance(report: Mapping[str, Any]) -> str:
-    """Recipe, machine, versions, steps, and where every number of the table stands."""
-    host = report["environment"]["host"] or {}
-    machine = [("processor", host.get("cpu")), ("cores", host.get("cpus")), ("memory", size(host["memory_bytes"]) if host.get("memory_bytes") else None), ("system", f"{host.get('system', '')} {host.get('machine', '')}"),
-               ("extensions", ", ".join(host.get("cpu_flags", []))), ("Python", host.get("python")), ("governor", host.get("governor"))]
-    versions = ", ".join(f"{name} {version}" for name, version in report["environment"]["versions"].items())
-    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in [*machine, ("versions", versions)] if v not in (None, "", " "))
-    steps = "".join(f'<tr><td class="left">{escape(s["stage"])} {escape(s.get("variant") or "")} {escape(s.get("runtime") or "")}</td><td>{escape(s["status"])}</td><td>{s["seconds"]:.1f} s</td>'
-                    f'<td class="left"><code>{escape(s["artifact"] or "–")}</code></td></tr>' for s in report["steps"])
-    sources = "".join(f'<tr><td class="left">{_file(r)}</td><td class="left"><code>{escape(r["sha256"] or "")[:16]}…</code></td><td class="left">{_codes(r["sources"].values())}</td></tr>' for r in report["rows"])
-    return (f'<h2>How it was made</h2><dl>{facts}</dl>{_json("the recipe", report["recipe"])}'
-            f'<details><summary>steps and their time</summary><div class="scroll"><table><thead><tr><th>Step</th><th>Status</th><th>Time</th><th class="left">Artifact</th></tr></thead><tbody>{steps}</tbody></table></div></details>'
-            f'<details><summary>where every number stands</summary><div class="scroll"><table><thead><tr><th>File</th><th class="left">sha256</th><th class="left">Sources in the run folder</th></tr></thead><tbody>{sources}</tbody></table></div></details>'
-            f'<p class="src">{escape(RULE)}</p>')
-
-
-RULE = ("Certified: with 95 % confidence (or the one in the recipe) the accuracy lost against the float reference, paired image by image, is within the budget (Tango’s score bound, one-sided, and never below what so "
-        "many images can rule out). Unresolved: these images can neither promise nor rule it out. Agreement: share of test images with the same top answer. Nothing on this page was estimated or taken from elsewhere.")
-
-
-def _codes(values: Any) -> str:
-    return "<br>".join(f"<code>{escape(value)}</code>" for value in values)

@@ -83,23 +83,30 @@ def _cells(row: Mapping[str, Any]) -> Tuple[str, ...]:
             milliseconds(one and one["median_ms"]), speedup(one), milliseconds(all_threads and all_threads["median_ms"]) if row["most_threads"] != "1" else "–")
 
 
+PLAIN_HEAD = ("file", "run by", "right", "lost   ≤", "certified", "size", "1 thread", "×float", "agree", "all thr", "gzip")
+
+
 def plain_table(report: Mapping[str, Any], *, width: int = 100) -> str:
-    """The table for a terminal of `width` columns; columns are left out from the right of this list until it fits: all threads, gzip, agreement."""
-    columns = list(range(len(HEAD)))
-    rows = [_shorten(cells) for cells in table_rows(report)]
-    head = ("file", "run by", "accuracy", "drop [95 %]", "certified", "agree", "size", "gzip", "1 thr", "×float", "all thr")
-    for spare in (None, 10, 7, 5, 6):
-        columns = [c for c in columns if c != spare]
-        widths = [max(len(line[c]) for line in [head, *rows]) for c in columns]
-        if sum(widths) + 2 * len(widths) <= width + 2:
-            break
-    lines = ["  ".join(line[c].ljust(w) if c < 2 else line[c].rjust(w) for c, w in zip(columns, widths)).rstrip() for line in [head, *rows]]
+    """The table for a terminal of `width` columns; columns are left out from the right until it fits.
+
+    `lost ≤` holds the points lost on the test images and the most that may have been lost, with 95 % confidence.
+    """
+    rows = [_plain_cells(row) for row in report["rows"]]
+    count = len(PLAIN_HEAD)
+    widths = [max(len(line[c]) for line in [PLAIN_HEAD, *rows]) for c in range(count)]
+    while count > 5 and sum(widths[:count]) + 2 * (count - 1) > width:
+        count -= 1
+    lines = ["  ".join(line[c].ljust(widths[c]) if c < 2 else line[c].rjust(widths[c]) for c in range(count)).rstrip() for line in [PLAIN_HEAD, *rows]]
     return "\n".join([lines[0], "─" * max(map(len, lines))] + lines[1:])
 
 
-def _shorten(cells: Sequence[str]) -> List[str]:
-    short = {"onnxruntime": "ort", "tflite_runtime": "tflite-rt"}
-    return [cell.replace(" %", "%").replace(" ms", "ms") if i not in (0, 1) else short.get(cell, cell) for i, cell in enumerate(cells)]
+def _plain_cells(row: Mapping[str, Any]) -> List[str]:
+    one, many = row["latency"].get("1"), row["latency"].get(row["most_threads"] or "") if row["most_threads"] != "1" else None
+    runtime = {"onnxruntime": "ort", "tflite_runtime": "tflite-rt"}.get(row["runtime"], row["runtime"])
+    lost = "–" if row.get("drop") is None else f"{points(row['drop'])} ≤{points(row['drop_at_most']).lstrip('+')}"
+    cells = [("→ " if row.get("chosen") else "") + row["variant"], runtime, percent(row.get("accuracy")), lost, certified(row) if row["status"] == "ok" else row["status"], size(row["size_bytes"]),
+             milliseconds(one and one["median_ms"]), speedup(one), percent(row.get("agreement")), milliseconds(many and many["median_ms"]), size(row["gzip_bytes"])]
+    return [cell.replace(" %", "%") for cell in cells]
 
 
 def markdown_table(report: Mapping[str, Any]) -> str:
