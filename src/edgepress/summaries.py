@@ -85,7 +85,9 @@ def _cell(value: Any) -> str:
 
 
 def backbone_rows() -> List[Dict[str, Any]]:
-    """The backbone table as rows for people."""
-    from edgepress.backbones import list_backbones
+    """The backbone table: one row per family; a name is family[_width]_size."""
+    from edgepress.backbones import BACKBONES
 
-    return list_backbones()
+    return [{"family": family, "widths": sorted(row.widths) or None, "sizes": sorted(row.sizes), "million parameters": row.mparams, "million MACs": row.mmac,
+             "normalization": row.normalization + (" bgr" if row.bgr else ""), "comes with edgepress": "yes" if row.embedded else None, "license of the weights": row.license}
+            for family, row in BACKBONES.items()]
