@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from edgepress.artifact import RECORD, digest_file
-from edgepress.errors import ArtifactError, EdgepressError, JobError, UnsupportedError, nearest
+from edgepress.errors import ArtifactError, EdgepressError, JobError, ModelError, UnsupportedError, nearest
+from edgepress.modelspec import ModelSpec, read_spec
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 WORKER = "worker.pyz"
 UNLISTED = (MANIFEST, RECORD)  # a manifest cannot list itself; artifact.json says when and where the bundle was made, and may be deleted
+UNKNOWN = "unknown"
 CONSTANT = 1e-6  # answers that differ by less over all photos do not depend on the photo
 TIMEOUT_SECONDS = 600
 
@@ -141,10 +143,20 @@ def _difference(name: str, answer: Sequence[float], expected: Sequence[float], t
     return f"{name}: a probability is off by {largest:.4f}; accepted: {tolerance:g}" if largest > tolerance else None
 
 
-def top_classes(probabilities: Sequence[Optional[float]], labels: Sequence[str], *, count: int) -> List[Dict[str, Any]]:
-    """The most probable classes, the first one first."""
-    ranked = sorted(range(len(labels)), key=lambda i: -(probabilities[i] or 0.0))[:count]
-    return [{"label": labels[i], "probability": round(probabilities[i] or 0.0, 6)} for i in ranked]
+def rank(probabilities: Sequence[Optional[float]], spec: ModelSpec, *, top: int) -> Dict[str, Any]:
+    """The `top` classes of one answer and the label it amounts to, as `edgepress predict` shows them.
+
+    Raises:
+        ModelError: the answer is not one finite number per label.
+    """
+    numbers = [p for p in probabilities if p is not None]
+    if len(probabilities) != len(spec.labels) or len(numbers) < len(probabilities):
+        raise ModelError(f"the model answers with {len(probabilities)} numbers, {len(probabilities) - len(numbers)} of them not finite; accepted: one for each of {len(spec.labels)} labels",
+                         "run selftest.py")
+    order = sorted(range(len(numbers)), key=lambda i: (-numbers[i], i))
+    best = numbers[order[0]]
+    return {"label": UNKNOWN if spec.reject_threshold is not None and best < spec.reject_threshold else spec.labels[order[0]], "probability": round(best, 6),
+            "top": [{"label": spec.labels[i], "probability": round(numbers[i], 6)} for i in order[:max(1, top)]]}
 
 
 def predict_main(folder: Path, arguments: Optional[Sequence[str]] = None) -> int:
@@ -159,15 +171,16 @@ def predict_main(folder: Path, arguments: Optional[Sequence[str]] = None) -> int
     for photo in given.photos:
         if not os.path.isfile(photo):
             raise EdgepressError(f"{photo} does not exist", "give the path of an image file")
-    labels = json.loads((folder / "model.json").read_text(encoding="utf-8"))["labels"]
+    spec = read_spec(folder)
     result = run_images(folder, [os.path.abspath(photo) for photo in given.photos], manifest=manifest, runtime=given.runtime, threads=given.threads)
-    answers = [{"photo": photo, "top": top_classes(row, labels, count=given.top)} for photo, row in zip(given.photos, result["probabilities"])]
-    if given.json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
-    else:
-        for answer in answers:
-            print(answer["photo"] + "".join(f"  {top['label']} {top['probability']:.1%}" for top in answer["top"]))
+    answers = [{"photo": photo, **rank(row, spec, top=given.top), "runtime": result["runtime"]} for photo, row in zip(given.photos, result["probabilities"])]
+    print(json.dumps(answers, indent=2, ensure_ascii=False) if given.json else "\n".join(map(_line, answers)))
     return 0
+
+
+def _line(answer: Mapping[str, Any]) -> str:
+    listed = ", ".join(f"{top['label']} {top['probability']:.1%}" for top in answer["top"])
+    return f"{answer['photo']}: " + (f"{UNKNOWN} ({listed})" if answer["label"] == UNKNOWN else listed)
 
 
 def selftest_main(folder: Path, arguments: Optional[Sequence[str]] = None) -> int:

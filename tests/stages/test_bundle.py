@@ -15,11 +15,10 @@ from PIL import Image
 
 from edgepress import measurement
 from edgepress.artifact import digest_file, write_json
-from edgepress.bundle_files import check_files, compare_answers
-from edgepress.errors import ArtifactError, GateError, RecipeError, UnsupportedError
+from edgepress.bundle_files import check_files, compare_answers, rank
+from edgepress.errors import ArtifactError, GateError, ModelError, RecipeError
 from edgepress.modelspec import ModelSpec, to_json
 from edgepress.recipe import BundleConfig
-from edgepress.stages import STAGES
 from edgepress.stages.bundle import bundle
 
 TINY = Path(__file__).resolve().parents[1] / "data"
@@ -154,9 +153,9 @@ def test_predict_names_the_colours_and_writes_json(copied: Path, run: Path) -> N
     photos = sorted((run.parent / "photos").iterdir())[:3]
     done = call(copied, "predict.py", *map(str, photos), "--json")
     assert done.returncode == 0, done.stderr
-    assert [answer["top"][0]["label"] for answer in json.loads(done.stdout)] == list(LABELS)
+    assert [(answer["label"], answer["top"][0]["label"]) for answer in json.loads(done.stdout)] == [(label, label) for label in LABELS]
     line = call(copied, "predict.py", photos[1].name, "--top", "1", cwd=photos[1].parent).stdout.strip()
-    assert line.startswith("photo 01.png  green ") and line.endswith("%")
+    assert line.startswith("photo 01.png: green ") and line.endswith("%")
 
 
 @pytest.mark.parametrize(("name", "says"), [("model.tflite", "model.tflite is damaged"), ("worker.pyz", "worker.pyz is damaged"), ("golden/00.png", "golden/00.png is damaged"),
@@ -210,6 +209,15 @@ def test_a_model_that_answers_otherwise_fails_even_with_a_right_manifest(copied:
 def test_compare_answers(answers: list, says: Optional[str]) -> None:
     problems = compare_answers(answers, [[0.9, 0.1], [0.2, 0.8]], names=["a", "b"], tolerance=0.05)
     assert (problems == []) if says is None else (len(problems) == 1 and says in problems[0])
+
+
+def test_rank_rejects_what_the_model_is_not_sure_of_and_what_is_no_answer() -> None:
+    spec = replace(SPEC, reject_threshold=0.7)
+    assert rank([0.1, 0.6, 0.3], spec, top=1) == {"label": "unknown", "probability": 0.6, "top": [{"label": "green", "probability": 0.6}]}
+    assert rank([0.1, 0.8, 0.1], spec, top=2)["label"] == "green"
+    for answer in ([0.5, 0.5], [0.1, None, 0.2]):
+        with pytest.raises(ModelError, match="3 labels"):
+            rank(answer, spec, top=1)
 
 
 def test_nothing_certified_is_a_gate_error_with_ways_on(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from edgepress.worker_pack import worker_bytes
 Row = Mapping[str, Any]
 COMMANDS = {"predict": "Say what is in photos: python predict.py photo.jpg",
             "selftest": "Check that this bundle is whole and works on this machine: python selftest.py"}
+NUMPY = {"tflite_runtime": "'numpy<2'"}  # its wheels were built against NumPy 1 and break with 2, although their metadata allows it
 CANDIDATES = 3  # named in the error where nothing may ship
 
 
@@ -128,7 +129,11 @@ def _runtimes(rows: Sequence[Row], chosen: Row) -> List[str]:
 
 
 def _install(runtime: str) -> str:
-    return f"python -m pip install {load_runtime(runtime).DISTRIBUTION} numpy pillow"
+    return f"python -m pip install {load_runtime(runtime).DISTRIBUTION} {NUMPY.get(runtime, 'numpy')} pillow"
+
+
+def _others(runtimes: Sequence[str]) -> str:
+    return "".join(f" Where pip has no package for this machine, `{name}` does it too: `{_install(name)}`." for name in runtimes)
 
 
 def _write_golden(out: Path, evaluation: Path, spec: ModelSpec, *, count: int) -> List[Tuple[str, str]]:
@@ -156,7 +161,7 @@ def _listed(out: Path) -> Dict[str, Any]:
 
 
 def _write_readme(out: Path, row: Row, spec: ModelSpec, about: Mapping[str, Any], *, golden: int) -> None:
-    texts = {"model": about["model"], "runtime": row["runtime"], "runtimes": ", ".join(about["runtimes"]), "install": about["install"], "version": edgepress.__version__}
+    texts = {"model": about["model"], "runtime": row["runtime"], "runtimes": ", ".join(about["runtimes"]), "install": about["install"], "others": _others(about["runtimes"][1:]), "version": edgepress.__version__}
     labels = ", ".join(spec.labels[:12]) + (f" and {len(spec.labels) - 12} more (labels.txt)" if len(spec.labels) > 12 else "")
     channels = f"{spec.input_type} [1, {spec.input_height}, {spec.input_width}, {spec.channels}]"
     input_text = channels + (", RGB 0–255, normalisation inside" if spec.normalization_inside else f", normalised by the program as `{SPEC_FILE}` says")

@@ -2,16 +2,17 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
 from edgepress import keras_files, modelspec
 from edgepress.artifact import model_file, write_atomic, write_json
 from edgepress.errors import DatasetError, ModelError, RecipeError
-from edgepress.imageset import load_images, pixel_file
+from edgepress.imageset import ImageSet, load_images, pixel_file, select
 from edgepress.modelspec import SPEC_FILE, ModelSpec
 from edgepress.progress import report_progress
 from edgepress.pruning import choose_method, kernels, training
@@ -40,8 +41,8 @@ def prune(out: Path, *, model: Path, dataset: Path, config: PruneConfig) -> None
     _check(config)
     file = model_file(model, formats=("keras",))
     spec = modelspec.read_spec(file.parent)
-    source = keras_files.load_model(file)
-    train, validation = (_images(dataset, split, spec, cache=out.parent / ".cache") for split in ("train", "validation"))
+    source = keras_files.flatten_model(keras_files.load_model(file))
+    train, validation = _splits(dataset, spec, cache=out.parent / ".cache")
     if not len(train):
         raise DatasetError(f"{dataset} has no training images; pruning fine-tunes on them", "give a dataset with a training split")
     plan = _plan(source, config, steps=training.count_steps(len(train), config))
@@ -50,13 +51,13 @@ def prune(out: Path, *, model: Path, dataset: Path, config: PruneConfig) -> None
     before = _figures(source, validation, spec, config)
     result = training.fine_tune(source, plan, method=method, train=train, validation=validation, spec=spec, config=config)
     layers = kernels.check_sparsity(result.model, plan)
-    keras_files.save_model(result.model, out / "model.keras")
+    result.model.save(out / "model.keras", save_format="keras")
     write_atomic(out / SPEC_FILE, modelspec.to_json(spec).encode())
     write_json(out / "training.json", {
         "schema": SCHEMA, "stage": "prune", "note": NOTE, "method": method.NAME, "why": why, "pattern": plan.pattern, "sparsity": plan.sparsity,
         "schedule": asdict(plan.schedule), "images": {"train": len(train), "validation": len(validation)}, "before": before,
         "after": _figures(result.model, validation, spec, config), "epochs": list(result.epochs), "kept_epoch": result.kept_epoch,
-        "layers": layers, "not_pruned": [asdict(skipped) for skipped in plan.skipped]})
+        "notes": _notes(file.parent), "layers": layers, "not_pruned": [asdict(skipped) for skipped in plan.skipped]})
     report_progress(NOTE)
 
 
@@ -67,15 +68,31 @@ def _check(config: PruneConfig) -> None:
         raise RecipeError(f"prune sparsity is {config.sparsity:g} with the pattern 2:4; accepted: {SPARSITY_OF_2_4:g}, as two of four weights are zero", "use --pattern block for other shares")
 
 
-def _images(dataset: Path, split: str, spec: ModelSpec, *, cache: Path) -> training.Images:
-    images = load_images(dataset, split=split, labels=spec.labels)
-    pixels = np.load(pixel_file(images, spec, cache=cache), mmap_mode="r") if len(images.targets) else np.empty((0, *spec.size, spec.channels), np.uint8)
+def _splits(dataset: Path, spec: ModelSpec, *, cache: Path) -> Tuple[training.Images, training.Images]:
+    """Training images, and validation images that are not among them (photos without splits are all for training)."""
+    train, validation = (load_images(dataset, split=split, labels=spec.labels) for split in ("train", "validation"))
+    seen = set(train.digests)
+    unseen = select(validation, np.array([i for i, digest in enumerate(validation.digests) if digest not in seen], dtype=np.int64))
+    return _pixels(train, spec, cache), _pixels(unseen, spec, cache)
+
+
+def _pixels(images: ImageSet, spec: ModelSpec, cache: Path) -> training.Images:
+    pixels = np.load(pixel_file(images, spec, cache=cache), mmap_mode="r") if len(images) else np.empty((0, *spec.size, 3), np.uint8)
     return training.Images(pixels, images.targets)
 
 
 def _plan(model: Any, config: PruneConfig, *, steps: int) -> PrunePlan:
     chosen, skipped = kernels.choose_kernels(model, pattern=config.pattern)
     return PrunePlan(chosen, skipped, config.pattern, config.sparsity, make_schedule(config, steps=steps))
+
+
+def _notes(folder: Path) -> List[str]:
+    """What makes the figures before and after less comparable than they look."""
+    try:
+        kept = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("kept")
+    except (OSError, ValueError):
+        return []  # a model of the user's own
+    return ["the head of the unpruned model was fitted on the validation images too, so its accuracy on them is flattering"] if kept == "head" else []
 
 
 def _figures(model: Any, validation: training.Images, spec: ModelSpec, config: PruneConfig) -> Dict[str, Any]:
