@@ -59,10 +59,15 @@ def run_file(job_file: Path) -> Dict[str, Any]:
     except UnsupportedError as error:
         result.update(status="unsupported", reason=str(error))
     except EdgepressError as error:
-        result.update(status="failed", reason=error.message, hint=error.hint, error=type(error).__name__, log=traceback.format_exc())
+        result.update(status="failed", reason=error.message, hint=error.hint, error=_kind(error), log=traceback.format_exc())
     except Exception as error:  # the parent is told all of it; nothing is swallowed
         result.update(status="failed", reason=f"{type(error).__name__}: {error}", log=traceback.format_exc())
     return result
+
+
+def _kind(error: EdgepressError) -> str:
+    """Name of the class in `errors` that the error is one of: the parent knows those."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == EdgepressError.__module__)
 
 
 def _read_job(job_file: Path) -> Dict[str, Any]:

@@ -51,15 +51,10 @@ def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: Benchmar
         order = [case for case in cases if not results[case] or results[case][-1]["status"] == "ok"]
         random.Random(SEED + number).shuffle(order)
         for done, case in enumerate(order):
-            report_progress(f"benchmark, round {number + 1} of {ROUNDS}: {case.file.name} in {case.runtime}, {_threads(case.threads)}",
-                            done=(number + done / len(order)) / ROUNDS)
+            report_progress(f"measuring {len(cases)} combinations of file, runtime and threads", done=(number + done / len(order)) / ROUNDS)
             results[case].append(_measure(case, config, work=out))
     records = [_record(case, results[case], config) for case in cases]
     write_atomic(out / measurement.FILE, measurement.dump(records).encode())
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _cases(paths: Sequence[Path], config: BenchmarkConfig) -> List[Case]:

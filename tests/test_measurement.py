@@ -1,0 +1,119 @@
+"""Statistics on reading, self-criticism and the strict file format of measurements."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepress import measurement
+from edgepress.errors import ArtifactError, UnsupportedError
+from edgepress.measurement import Measurement, Round, from_json, median_interval, quantile, read_measurements, speedup, table, to_json
+
+STEADY = tuple(1 + 0.0001 * i for i in range(60))
+
+
+def a_round(latencies: tuple = STEADY, **facts: Any) -> Round:
+    return Round(latencies_ms=tuple(latencies), import_ms=50.0, load_ms=3.0, first_run_ms=2.0, warmup_runs=9,
+                 **{"rss_before_load_bytes": 10_000, "rss_after_load_bytes": 12_000, "rss_after_runs_bytes": 15_000, "inputs_bytes": 1_000, **facts})
+
+
+def a_measurement(*rounds: Round, **facts: Any) -> Measurement:
+    return Measurement(**{"file": "runs/x/model.tflite", "sha256": "0" * 64, "format": "tflite", "size_bytes": 2000, "gzip_bytes": 1000, "runtime": "litert",
+                          "threads": 1, "settings": {"min_runs": 50, "max_seconds": 10.0}, "host": {"cpus": 2}, "details": {"delegate": "XNNPACK", "operators": {"ADD": 1}},
+                          "rounds": rounds or (a_round(), a_round()), **facts})
+
+
+def test_quantiles_are_observed_values() -> None:
+    values = list(range(1, 101))
+    random.Random(0).shuffle(values)
+    assert (quantile(values, 0.5), quantile(values, 0.9), quantile(values, 0.99), quantile(values, 1.0)) == (50, 90, 99, 100)
+    assert quantile([7], 0.5) == 7
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(5, None), (6, (1, 6)), (10, (2, 9)), (50, (18, 33)), (200, (86, 115)), (10_000, (4902, 5099))])
+def test_median_interval_by_order_statistics(count: int, ranks: Any) -> None:
+    """Ranks as tabulated for 95 % (Conover 1999); beyond 1,000 runs the normal approximation, one rank wide."""
+    found = median_interval(list(range(1, count + 1)))
+    assert found == ranks if count < 1000 else abs(found[0] - ranks[0]) <= 1 and abs(found[1] - ranks[1]) <= 1  # type: ignore[index]
+
+
+def test_high_quantiles_need_enough_runs() -> None:
+    assert a_measurement(a_round(STEADY[:43])).p90_ms is None and a_measurement(a_round(STEADY[:44])).p90_ms is not None
+    assert a_measurement(a_round((1.0,) * 458)).p99_ms is None and a_measurement(a_round((1.0,) * 459)).p99_ms == 1.0
+
+
+def test_statistics_of_all_rounds() -> None:
+    m = a_measurement(a_round((1.0, 2.0, 3.0)), a_round((4.0, 5.0)))
+    assert (m.min_ms, m.median_ms, m.load_ms, m.peak_rss_bytes, m.model_rss_bytes) == (1.0, 3.0, 3.0, 15_000, 4_000)
+
+
+@pytest.mark.parametrize(("code", "doubtful"), [
+    ("too_few_runs", a_measurement(a_round(STEADY[:20]), a_round(STEADY[:20]))),
+    ("spread", a_measurement(a_round((1.0, 1.5) * 30))),
+    ("drift", a_measurement(a_round(), a_round(tuple(1.1 * v for v in STEADY)))),
+    ("busy", a_measurement(a_round(others_share=0.3))),
+    ("busy", a_measurement(a_round(load_average=1.5))),
+    ("stolen", a_measurement(a_round(stolen_share=0.05))),
+    ("governor", a_measurement(host={"cpus": 2, "governor": "powersave"})),
+    ("throttling", a_measurement(a_round(temperature_after_c=85.0))),
+    ("throttling", a_measurement(a_round(clock_mhz=2000.0, clock_after_mhz=1500.0))),
+    ("no_delegate", a_measurement(details={"delegate": None, "operators": {"CONV_2D": 1}})),
+])
+def test_it_criticizes_itself(code: str, doubtful: Measurement) -> None:
+    assert [w.code for w in doubtful.warnings] == [code]
+    assert doubtful.warnings[0].message and doubtful.warnings[0].hint
+
+
+def test_a_clean_measurement_has_no_warnings() -> None:
+    assert a_measurement(a_round(load_average=0.3, others_share=0.02, temperature_c=50.0), host={"cpus": 2, "governor": "performance"}).warnings == []
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    records = [a_measurement(input_shapes=((1, 8, 8, 3),)), a_measurement(status="unsupported", reason="no", rounds=())]
+    (tmp_path / measurement.FILE).write_text(measurement.dump(records))
+    assert read_measurements(tmp_path) == records
+    assert json.loads(json.dumps(records[0].summary()))["median_ms"] == records[0].median_ms
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"schema": 2}, "schema 1"),
+    ({"treads": 1}, "did you mean 'threads'"),
+    ({"status": "fine"}, "status is 'fine'"),
+    ({"rounds": [{"latencies_ms": []}]}, "positive numbers"),
+    ({"rounds": [{"latencies_ms": [1.0, "2"]}]}, "positive numbers"),
+    ({"rounds": [{"latencies_ms": [float("nan")]}]}, "positive numbers"),
+    ({"rounds": [{"latencies_ms": [1.0]}]}, "not complete"),
+    ({"rounds": 7}, "accepted: a list"),
+])
+def test_strict_reading(change: dict, words: str) -> None:
+    with pytest.raises(ArtifactError, match=words):
+        from_json({**json.loads(to_json(a_measurement())), **change})
+
+
+def test_what_is_no_list_of_measurements(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_measurements(tmp_path)
+    (tmp_path / measurement.FILE).write_text("{}")
+    with pytest.raises(ArtifactError, match="not a list"):
+        read_measurements(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"threads": 2}, {"target": "ssh://pi"}, {"measured_on": "emulated"}, {"host": {"cpu": "another"}}, {"input_shapes": ((1, 9),)}, {"rounds": ()}])
+def test_what_cannot_be_compared_is_not(change: dict) -> None:
+    with pytest.raises(UnsupportedError):
+        speedup(a_measurement(), dataclasses.replace(a_measurement(), **change))
+
+
+def test_speedup() -> None:
+    slow = a_measurement(a_round(tuple(2 * v for v in STEADY)), input_shapes=((1, 8, 8, 3),))
+    assert speedup(slow, a_measurement(a_round(), input_shapes=((1, 3, 8, 8),))) == pytest.approx(2)
+
+
+def test_table_tells_equal_names_apart_and_gives_reasons() -> None:
+    text = table([a_measurement(file="a/model.tflite"), a_measurement(file="b/model.tflite", status="failed", reason="it crashed", rounds=()),
+                  a_measurement(a_round(others_share=0.4), file="c/other.onnx", format="onnx")])
+    assert "a/model.tflite" in text and "failed: it crashed" in text and "warning: c/other.onnx in litert: other processes used 40%" in text
