@@ -1,9 +1,12 @@
 """Float TFLite file → float ONNX file: batch norm is already folded there, so the graph has no stray Pad or Mul."""
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgepress import flatbuffer
+from edgepress.converters.flattening import spell_out_reshape
 from edgepress.converters.onnx_names import canonical
 from edgepress.converters.quiet import captured_output
 from edgepress.errors import MissingDependencyError, ModelError
@@ -30,21 +33,16 @@ def convert(tflite: Path, *, opset: int = 15, layout: str = "nhwc", name: str = 
         import tf2onnx
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "tf2onnx", extra="onnx", why="writing ONNX files") from error
-    source = _input_name(tflite)
-    with captured_output("tf2onnx", hint="convert with `--formats tflite`, or with another --opset"):
-        model, _ = tf2onnx.convert.from_tflite(str(tflite), opset=opset, inputs_as_nchw=[source] if layout == "nchw" else None)
+    graph = spell_out_reshape(flatbuffer.load_model_t(tflite))
+    source = graph.subgraphs[0].tensors[graph.subgraphs[0].inputs[0]].name.decode()
+    with tempfile.TemporaryDirectory() as folder, captured_output("tf2onnx", hint="convert with `--formats tflite`, or with another --opset"):
+        prepared = Path(folder) / "model.tflite"
+        prepared.write_bytes(flatbuffer.pack_model(graph))
+        model, _ = tf2onnx.convert.from_tflite(str(prepared), opset=opset, inputs_as_nchw=[source] if layout == "nchw" else None)
         model = canonical(_finished(onnx, model, name=name))
         onnx.checker.check_model(model, full_check=True)
     _check_domains(model)
     return model.SerializeToString(deterministic=True)
-
-
-def _input_name(tflite: Path) -> str:
-    from edgepress import flatbuffer
-
-    model = flatbuffer.load_model_t(tflite)
-    graph = model.subgraphs[0]
-    return graph.tensors[graph.inputs[0]].name.decode()
 
 
 def _finished(onnx: Any, model: Any, *, name: str) -> Any:

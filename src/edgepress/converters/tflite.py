@@ -11,6 +11,7 @@ from edgepress.tf import import_tensorflow
 
 INPUT_NAME = "image"
 SIGNATURE = "serving_default"
+GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 _FLEX_HINT = "replace the layer that makes them, or pass --allow-flex if the place where it will run has the Flex delegate"
 
 
@@ -27,6 +28,7 @@ class Graph:
     input_type: str = "uint8"  # uint8 | float32
     scale: Optional[Tuple[float, ...]] = None
     offset: Optional[Tuple[float, ...]] = None
+    gray: bool = False  # the network takes one channel; the file takes RGB
     reverse_channels: bool = False  # the network was trained on BGR
     ending: str = "none"  # none | softmax | binary (sigmoid p → [1 − p, p]) | binary_logit
     input_name: str = INPUT_NAME
@@ -62,9 +64,11 @@ def _trace(tf: Any, network: Callable[[Any], Any], graph: Graph) -> Any:
 
 
 def _normalize(tf: Any, x: Any, graph: Graph) -> Any:
-    """CAST → MUL → ADD, each only if it does something: a later quantizer recognises exactly this."""
+    """CAST → MUL → ADD, each only if it does something: the int8 quantizer recognises exactly this."""
     if graph.input_type == "uint8":
         x = tf.cast(x, tf.float32)
+        if graph.gray:
+            x = tf.reduce_sum(x * tf.constant(GRAY), axis=-1, keepdims=True)
         if graph.scale is not None and set(graph.scale) != {1.0}:
             x = x * _constant(tf, graph.scale)
         if graph.offset is not None and set(graph.offset) != {0.0}:

@@ -1,0 +1,144 @@
+"""Write the float TFLite and ONNX files of a Keras model, and prove that they answer what it answers."""
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from edgepress.artifact import digest_file, model_file, write_atomic, write_json
+from edgepress.converters import onnx, parity, tflite
+from edgepress.converters.contract import Plan, make_plan
+from edgepress.errors import ModelError, RecipeError
+from edgepress.keras_files import load_network
+from edgepress.metadata import embed_spec
+from edgepress.modelspec import SPEC_FILE, ModelSpec, read_spec, to_json
+from edgepress.progress import report_progress
+from edgepress.recipe import ConvertConfig
+from edgepress.tf import import_tensorflow
+
+SCHEMA = 1
+TFLITE_FILE, ONNX_FILE, RECORD_FILE = "model.tflite", "model.onnx", "conversion.json"
+
+
+def convert(out: Path, *, model: Path, config: ConvertConfig) -> None:
+    """Write model.tflite and model.onnx (as `config.formats` says), model.json and conversion.json into `out`.
+
+    `model` is a finetune or prune artifact, or the user's own `.keras`, `.h5` or SavedModel folder. Every file is run on the same 16
+    inputs as the Keras network: probabilities may differ by 1e-4.
+
+    Raises:
+        UnsafeModelError: the model file would run code (see keras_safety).
+        ModelError: it cannot be read or converted, or a converted file answers something else.
+        RecipeError: options that do not fit the model.
+    """
+    if not config.formats:
+        raise RecipeError("[convert] formats is empty; accepted: tflite, onnx", 'leave it out for both')
+    file, given = find_source(model)
+    seconds: Dict[str, float] = {}
+    report_progress("importing TensorFlow")
+    with _timed(seconds, "import_tensorflow"):
+        import_tensorflow()
+    report_progress("reading the model")
+    with _timed(seconds, "load"):
+        plan = make_plan(load_network(file, allow_unsafe=config.allow_unsafe), config, given=given, name=given.name if given else file.stem)
+    if config.layout == "nchw" and "onnx" in config.formats and len(plan.graph.shape) != 3:
+        raise RecipeError(f"layout nchw is for pictures, {file} takes {plan.graph.shape}", "leave out --layout")
+    files = _write_files(out, plan, config, seconds)
+    with _timed(seconds, "parity"):
+        _check_parity(out, plan, files)
+    if plan.spec:
+        write_atomic(out / SPEC_FILE, to_json(_spec_of(plan.spec, config, "tflite" if "tflite" in config.formats else "onnx")).encode())
+    write_json(out / RECORD_FILE, _record(file, plan, config, files, seconds))
+    failed = [f"{f['file']}: {f['parity']['max_abs_difference']:.2g}" for f in files if f["parity"]["passed"] is False]
+    if failed:
+        raise ModelError(f"converted files answer something else than {file} (largest difference {', '.join(failed)}; accepted: {parity.TOLERANCE:g})",
+                         "try --formats tflite or another --opset, and report the model")
+
+
+def find_source(model: Path) -> Tuple[Path, Optional[ModelSpec]]:
+    """(Keras file or SavedModel folder, the model.json that belongs to it or None)."""
+    if (model / "saved_model.pb").is_file():
+        return model, read_spec(model) if (model / SPEC_FILE).is_file() else None
+    file = model if model.is_file() else model_file(model, formats=("keras",))
+    beside = file.parent / SPEC_FILE
+    return file, read_spec(beside) if beside.is_file() else None
+
+
+@contextlib.contextmanager
+def _timed(seconds: Dict[str, float], step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[step] = round(time.perf_counter() - started, 3)
+
+
+def _write_files(out: Path, plan: Plan, config: ConvertConfig, seconds: Dict[str, float]) -> List[Dict[str, Any]]:
+    """Write the wanted files; ONNX is made from the TFLite file, which then may be a temporary one."""
+    files = []
+    with tempfile.TemporaryDirectory(dir=out, prefix=".tflite-") as folder:
+        float_file = Path(folder) / TFLITE_FILE
+        report_progress("converting to TFLite")
+        with _timed(seconds, "tflite"):
+            float_file.write_bytes(tflite.convert(plan.network.call, plan.graph))
+        if "onnx" in config.formats:
+            report_progress("converting to ONNX")
+            with _timed(seconds, "onnx"):
+                data = onnx.convert(float_file, opset=config.opset, layout=config.layout, name=plan.spec.name if plan.spec else "model")
+                _publish(out / ONNX_FILE, data, plan.spec, config)
+            files.append(describe_onnx(out / ONNX_FILE, layout=config.layout))
+        if "tflite" in config.formats:
+            _publish(out / TFLITE_FILE, float_file.read_bytes(), plan.spec, config)
+            files.insert(0, describe_tflite(out / TFLITE_FILE))
+    return files
+
+
+def _publish(file: Path, data: bytes, spec: Optional[ModelSpec], config: ConvertConfig) -> None:
+    write_atomic(file, data)
+    if spec:
+        embed_spec(file, _spec_of(spec, config, file.suffix[1:]))
+
+
+def _spec_of(spec: ModelSpec, config: ConvertConfig, model_format: str) -> ModelSpec:
+    return replace(spec, layout=config.layout) if model_format == "onnx" else spec
+
+
+def describe_tflite(file: Path) -> Dict[str, Any]:
+    """What conversion.json says of a TFLite file."""
+    from edgepress import flatbuffer
+
+    summary = flatbuffer.summarize(flatbuffer.load_model_t(file))
+    kept = {key: summary[key] for key in ("operators", "custom_operators", "flex_operators", "inputs", "outputs", "signatures", "parameters")}
+    return {"file": file.name, "format": "tflite", "size_bytes": file.stat().st_size, "layout": "nhwc", **kept}
+
+
+def describe_onnx(file: Path, *, layout: str) -> Dict[str, Any]:
+    """What conversion.json says of an ONNX file."""
+    from collections import Counter
+
+    import onnx as library
+
+    model = library.load(str(file), load_external_data=False)
+    counts = Counter(node.op_type for node in model.graph.node)
+    custom = sorted({f"{node.domain}:{node.op_type}" for node in model.graph.node if node.domain not in onnx.STANDARD_DOMAINS})
+    return {"file": file.name, "format": "onnx", "size_bytes": file.stat().st_size, "layout": layout, "operators": dict(sorted(counts.items())),
+            "custom_operators": custom, "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}, "ir_version": model.ir_version}
+
+
+def _check_parity(out: Path, plan: Plan, files: List[Dict[str, Any]]) -> None:
+    report_progress("comparing the files with Keras")
+    inputs = parity.make_inputs(plan.graph)
+    expected = parity.reference(plan.answer, plan.graph, inputs)
+    for entry in files:
+        entry["parity"] = parity.compare(out / entry["file"], inputs, expected, layout=entry["layout"])
+
+
+def _record(file: Path, plan: Plan, config: ConvertConfig, files: List[Dict[str, Any]], seconds: Dict[str, float]) -> Dict[str, Any]:
+    source = {"file": file.name, "kind": "saved_model" if file.is_dir() else file.suffix[1:]}
+    if file.is_file():
+        source["sha256"] = digest_file(file)
+    inputs = "seeded synthetic pictures" if plan.graph.shape[2:] == (3,) else "seeded normal noise"
+    return {"schema": SCHEMA, "source": source, "contract": plan.spec is not None and plan.spec.normalization_inside, "model_spec": SPEC_FILE if plan.spec else None,
+            "input_type": plan.graph.input_type, "batch": config.batch, "output": plan.graph.output_name, "notes": list(plan.notes),
+            "parity_inputs": inputs, "files": files, "seconds": seconds}
