@@ -4,7 +4,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
@@ -20,25 +19,22 @@ from edgepress.metadata import extract_spec
 from edgepress.modelspec import SPEC_FILE, ModelSpec, read_spec
 from edgepress.predictions import Score
 from edgepress.progress import report_progress
+from edgepress.recipe import EvaluateConfig
 from edgepress.runtimes import load_runtime, runtimes_for
+
+NO_SPEC = "the file carries no ModelSpec: labels are the sorted names of the class folders, and it was given bytes 0-255"
+SECONDS_PER_IMAGE = 2  # of the time limit: a slow kernel on a slow board
 
 
 def find_spec(file: Path) -> Optional[ModelSpec]:
-    """The ModelSpec of a file: `model.json` beside it where it was written for this file, else the one inside; None if there is none."""
+    """The ModelSpec of a file: the one inside, else `<file>.model.json` or `model.json` beside it; None if there is none."""
     inside = extract_spec(file) if file.suffix.lower() in (".tflite", ".onnx") else None
     if inside is not None:
         return inside
-    for beside in (file.with_name(file.name + ".model.json"), file.with_suffix(".json"), file.parent / SPEC_FILE):
-        if beside.is_file() and _is_spec(beside):
+    for beside in (file.with_name(file.name + ".model.json"), file.parent / SPEC_FILE):
+        if beside.is_file():
             return read_spec(beside)
     return None
-
-
-def _is_spec(path: Path) -> bool:
-    try:
-        return "input_height" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return path.name == SPEC_FILE  # let read_spec say what is wrong with it
 
 
 def choose_runtime(file: Path, wanted: Optional[str]) -> str:
@@ -58,33 +54,36 @@ def choose_runtime(file: Path, wanted: Optional[str]) -> str:
     return installed[0]
 
 
-def score_file(model: Path, dataset: Path, *, split: str, runtime: Optional[str], threads: int, batch: int, cache: Path) -> Score:
+def score_file(model: Path, dataset: Path, *, config: EvaluateConfig, cache: Path, work: Path) -> Score:
     """Answers of a file, read from disk and run in a fresh process, on every image of `dataset`.
 
     Args:
         model: a file, or a folder that holds one.
-        dataset: dataset artifact (its `split`), class folders, a CSV of path,label, or a CSV of raw tensors (file.bin,classes,label).
+        dataset: dataset artifact (its `config.split`), class folders, a CSV of path,label, or a CSV of raw tensors (file.bin,classes,label).
         cache: folder of decoded pixels, kept between calls.
+        work: folder for the job's files, which are gone at the end.
 
     Raises:
         ModelError: labels of file and images do not fit, or the file's answers are not one number per class.
+        UnsupportedError: no runtime opens this format, or not the one asked for.
+        JobError: the process that ran the file died.
     """
     file = model_file(model)
-    name, spec = choose_runtime(file, runtime), find_spec(file)
+    name, spec = choose_runtime(file, config.runtime), find_spec(file)
     facts: Dict[str, Any] = {"status": "ok", "reason": None, "file": str(file), "sha256": digest_file(file), "size_bytes": file.stat().st_size,
-                             "format": SUFFIXES[file.suffix.lower()], "runtime": {"name": name, "version": None}, "threads": threads,
-                             "dataset": str(dataset), "split": split, "spec": spec is not None}
+                             "format": SUFFIXES[file.suffix.lower()], "runtime": {"name": name, "version": None}, "threads": config.threads,
+                             "dataset": str(dataset), "split": config.split, "warnings": [] if spec else [NO_SPEC]}
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".score-", dir=cache) as work:
-        job = {"runtime": name, "model": str(file.resolve()), "sha256": facts["sha256"], "threads": threads, "spec": spec and dataclasses.asdict(spec)}
-        images, source = _load(dataset, split, spec, file=file, cache=cache, info=lambda: _ask(job, Path(work)))
+    with tempfile.TemporaryDirectory(prefix=".score-", dir=work) as folder:
+        job = {"runtime": name, "model": str(file.resolve()), "sha256": facts["sha256"], "threads": config.threads, "spec": spec and dataclasses.asdict(spec)}
+        images, source = _load(dataset, config.split, spec, file=file, cache=cache, info=lambda: _ask(job, Path(folder)))
         report_progress(f"running {file.name} in {name} on {len(images.targets)} images")
-        result = run_job({**job, "job": "predict", "batch": batch, "output": "probabilities.npy", **source}, work=Path(work),
-                         timeout_seconds=max(600, 2 * len(images.targets)))
+        result = run_job({**job, "job": "predict", "batch": config.batch, "output": "probabilities.npy", **source}, work=Path(folder),
+                         timeout_seconds=max(600, SECONDS_PER_IMAGE * len(images.targets)))
         facts.update(runtime=result["runtime"], host=result["host"], images=len(images.targets))
         if result["status"] != "ok":
             return Score({**facts, "status": result["status"], "reason": result["reason"]}, tuple(images.labels), digests=tuple(images.digests))
-        answers = np.load(Path(work) / "probabilities.npy").astype(np.float32, copy=False)
+        answers = np.load(Path(folder) / "probabilities.npy").astype(np.float32, copy=False)
     probabilities = _check_answers(file, answers, images.labels, known=spec is not None)
     return Score(facts, tuple(images.labels), probabilities, np.asarray(images.targets), tuple(images.digests), tuple(map(str, images.paths)))
 
@@ -105,8 +104,8 @@ def _load(dataset: Path, split: str, spec: Optional[ModelSpec], *, file: Path, c
     """The images and what a predict job says about them: {"pixels" or "tensors", "spec"}. `info` asks the runtime about the file's input."""
     labels = spec.labels if spec is not None and spec.labels else None
     if is_tensor_csv(dataset):
-        tensors, images = load_tensors(dataset, labels=labels)
-        return images, {"tensors": str(_tensor_file(tensors, spec, images, cache=cache))}
+        tensors, images = _tensors(dataset, spec, info()["inputs"][0])
+        return images, {"tensors": str(_save_once(tensors, cache))}
     images = load_images(dataset, split=split, labels=labels)
     if not len(images.targets):
         raise DatasetError(f"{dataset} has no {split} images", "evaluate another --split, or give a folder of class folders")
@@ -114,13 +113,25 @@ def _load(dataset: Path, split: str, spec: Optional[ModelSpec], *, file: Path, c
     return images, {"pixels": str(pixel_file(images, spec, cache=cache)), "spec": dataclasses.asdict(spec)}
 
 
-def _tensor_file(tensors: np.ndarray, spec: Optional[ModelSpec], images: ImageSet, *, cache: Path) -> Path:
-    """Raw tensors as the file wants them: as they are, or y = x·scale + offset where the spec says that the caller normalises."""
+def _tensors(csv: Path, spec: Optional[ModelSpec], info: Dict[str, Any]) -> Tuple[np.ndarray, ImageSet]:
+    """Raw tensors as the file wants them. Those of three channels are photos (uint8), others stored numbers (int8), as in MLPerf Tiny.
+
+    Where the spec says that the caller normalises, y = x·scale + offset. Otherwise photos go in as bytes, or byte − 128 where the input is int8 (its twin).
+    """
+    photo = info["shape"][-1] == 3 or (len(info["shape"]) == 4 and info["shape"][1] == 3)
+    tensors, images = load_tensors(csv, dtype="uint8" if photo else "int8", labels=spec.labels if spec is not None and spec.labels else None)
     if spec is not None and not spec.normalization_inside:
-        channels = tensors.shape[-1] if len(spec.scale) == tensors.shape[-1] else 1
-        tensors = tensors.astype(np.float32) * np.float32(spec.scale[:channels]) + np.float32(spec.offset[:channels])
+        if len(set(spec.scale)) > 1 or len(set(spec.offset)) > 1:
+            tensors = tensors.reshape(len(tensors), -1, len(spec.scale)).astype(np.float32)
+            return (tensors * np.float32(spec.scale) + np.float32(spec.offset)).reshape(len(tensors), -1), images
+        return tensors.astype(np.float32) * np.float32(spec.scale[0]) + np.float32(spec.offset[0]), images
+    return (tensors ^ 0x80).view(np.int8) if photo and info["dtype"] == "int8" else tensors, images
+
+
+def _save_once(array: np.ndarray, cache: Path) -> Path:
+    """The array in a .npy file named by its content."""
     buffer = io.BytesIO()
-    np.save(buffer, tensors)
+    np.save(buffer, array)
     path = cache / f"tensors-{hashlib.sha256(buffer.getvalue()).hexdigest()[:24]}.npy"
     if not path.exists():
         write_atomic(path, buffer.getvalue())

@@ -80,7 +80,10 @@ def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) 
 def mcnemar_exact(lost: int, gained: int) -> float:
     """Two-sided exact McNemar p-value: are right→wrong flips (`lost`) as likely as wrong→right ones (`gained`)?"""
     _check_counts(lost, gained, total=lost + gained + 1)
-    return min(1.0, 2 * binomial_cdf(min(lost, gained), lost + gained, 0.5)) if lost + gained else 1.0
+    flips = lost + gained
+    if flips <= 1000:  # exactly, in integers
+        return min(1.0, 2 * sum(math.comb(flips, i) for i in range(min(lost, gained) + 1)) / 2 ** flips) if flips else 1.0
+    return min(1.0, 2 * binomial_cdf(min(lost, gained), flips, 0.5))
 
 
 def _tango_score(drop: float, lost: float, gained: float, total: float) -> float:

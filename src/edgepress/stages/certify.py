@@ -11,7 +11,7 @@ from edgepress import accuracy, scoring
 from edgepress.artifact import digest_file, write_json
 from edgepress.errors import ArtifactError, DatasetError, ModelError, RecipeError
 from edgepress.predictions import EVALUATION, PREDICTIONS, Score, read_score
-from edgepress.recipe import CertifyConfig
+from edgepress.recipe import CertifyConfig, EvaluateConfig
 
 CERTIFICATE = "certificate.json"
 
@@ -33,7 +33,7 @@ def certify(out: Path, *, model: Path, reference: Path, dataset: Optional[Path] 
     if not 0 <= config.max_drop <= 100 or not 0.5 < config.confidence < 1:
         raise RecipeError(f"max_drop {config.max_drop} points at confidence {config.confidence} cannot be certified",
                           "give --max-drop between 0 and 100 and --confidence between 0.5 and 1")
-    ours, theirs = (_obtain(path, dataset, config, out.parent / ".cache") for path in (model, reference))
+    ours, theirs = (_obtain(path, dataset, config, out) for path in (model, reference))
     _check_pair(ours, theirs)
     compared = accuracy.compare(ours.probabilities, theirs.probabilities, ours.targets, ours.labels, max_drop=config.max_drop, confidence=config.confidence)
     for side in ("lost", "gained"):
@@ -60,13 +60,13 @@ def write_beside(artifact: Path, file: Path) -> Path:
     return target
 
 
-def _obtain(path: Path, dataset: Optional[Path], config: CertifyConfig, cache: Path) -> Score:
+def _obtain(path: Path, dataset: Optional[Path], config: CertifyConfig, out: Path) -> Score:
     if (path / EVALUATION).is_file():
         score = read_score(path)
     elif dataset is None:
         raise RecipeError(f"certify needs labelled images to run {path}", "name them with --images, or give the folders of two `edgepress evaluate` results")
     else:
-        score = scoring.score_file(path, dataset, split="test", runtime=config.runtime, threads=config.threads, batch=1, cache=cache)
+        score = scoring.score_file(path, dataset, config=EvaluateConfig(runtime=config.runtime, threads=config.threads), cache=out.parent / ".cache", work=out)
     score.require()
     return score
 

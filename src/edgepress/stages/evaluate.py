@@ -22,8 +22,7 @@ def evaluate(out: Path, *, model: Path, dataset: Path, config: EvaluateConfig) -
         UnsupportedError: the runtime does not open this format, or none does.
         JobError: the process that runs the file died.
     """
-    score = scoring.score_file(model, dataset, split=config.split, runtime=config.runtime, threads=config.threads, batch=config.batch,
-                               cache=out.parent / ".cache")
+    score = scoring.score_file(model, dataset, config=config, cache=out.parent / ".cache", work=out)
     facts = {"schema": 1, **score.facts, "classes": len(score.labels), "labels": list(score.labels)}
     if score.probabilities is not None:
         facts.update(accuracy.score(score.probabilities, score.targets, score.labels))
