@@ -1,0 +1,98 @@
+"""The benchmark stage on tiny files: a record for every combination, whatever happened to it."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from edgepress.errors import JobError, ModelError, UnsupportedError
+from edgepress.measurement import Measurement, read_measurements
+from edgepress.recipe import BenchmarkConfig
+from edgepress.stages import benchmark as stage
+from edgepress.stages.benchmark import benchmark, gzip_size
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+QUICK = BenchmarkConfig(threads=(1,), runtimes=("litert",), min_runs=10, min_seconds=0.02, max_seconds=1.0, warmup_seconds=0.01)
+
+
+def measure(out: Path, *files: Path, config: BenchmarkConfig = QUICK) -> List[Measurement]:
+    out.mkdir()
+    benchmark(out, model=list(files), config=config)
+    assert [p.name for p in out.iterdir()] == ["measurements.json"]
+    return read_measurements(out)
+
+
+def test_every_file_runtime_and_thread_count_has_a_record(tmp_path: Path) -> None:
+    config = BenchmarkConfig(threads=(1, 2), runtimes=("litert", "onnxruntime"), min_runs=10, min_seconds=0.02, max_seconds=1.0, warmup_seconds=0.01)
+    records = measure(tmp_path / "out", DATA / "tiny_int8.tflite", DATA / "tiny_float.onnx", config=config)
+    assert [(Path(m.file).name, m.runtime, m.threads) for m in records] == [
+        ("tiny_int8.tflite", "litert", 1), ("tiny_int8.tflite", "litert", 2), ("tiny_float.onnx", "onnxruntime", 1), ("tiny_float.onnx", "onnxruntime", 2)]
+    for m in records:
+        assert m.status == "ok" and len(m.rounds) == stage.ROUNDS and len(m.latencies_ms) >= 10 and m.runtime_version
+        assert m.input_shapes == ((1, 8, 8, 3),) and m.host["cpus"] and m.details["operators"] and m.settings["min_runs"] == 10
+        assert m.size_bytes == Path(m.file).stat().st_size and 0 < m.gzip_bytes < m.size_bytes
+
+
+def test_what_does_not_run_has_a_reason_and_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "garbage.tflite").write_bytes(b"garbage" * 50)
+    shutil.copy(DATA / "tiny_float.tflite", tmp_path / "crashes.tflite")
+    real = stage.run_job
+
+    def run_job(job: dict, **rest: Any) -> dict:
+        if "crashes" in job["model"]:
+            raise JobError("the worker was ended by SIGSEGV before it wrote a result")
+        return real(job, **rest)
+    monkeypatch.setattr(stage, "run_job", run_job)
+    bad, crashed, good = measure(tmp_path / "out", tmp_path / "garbage.tflite", tmp_path / "crashes.tflite", DATA / "tiny_float.tflite")
+    assert (bad.status, crashed.status, good.status) == ("unsupported", "failed", "ok")
+    assert "does not open" in bad.reason and "SIGSEGV" in crashed.reason and not bad.rounds
+
+
+def test_a_runtime_that_is_not_installed_or_of_another_format_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPRESS_HOME", str(tmp_path / "home"))
+    config = BenchmarkConfig(threads=(1,), runtimes=("tflite_runtime",), min_runs=2, min_seconds=0.0)
+    absent, foreign = measure(tmp_path / "out", DATA / "tiny_int8.tflite", DATA / "tiny_float.onnx", config=config)
+    assert absent.status == "unsupported" and "edgepress runtimes --install tflite_runtime" in absent.reason
+    assert foreign.status == "unsupported" and "does not open .onnx" in foreign.reason
+
+
+def test_too_slow_for_its_time_is_said(tmp_path: Path) -> None:
+    config = BenchmarkConfig(threads=(1,), runtimes=("litert",), min_runs=5000, min_seconds=0.0, max_seconds=0.002, warmup_seconds=0.0)
+    (record,) = measure(tmp_path / "out", DATA / "tiny_int8.tflite", config=config)
+    assert "too_few_runs" in [w.code for w in record.warnings]
+
+
+def test_folders_mean_all_their_files_and_a_file_counts_once(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name in ("tiny_int8.tflite", "tiny_float.tflite"):
+        shutil.copy(DATA / name, folder)
+    (folder / "notes.txt").write_text("not a model")
+    records = measure(tmp_path / "out", folder, folder / "tiny_int8.tflite")
+    assert [Path(m.file).name for m in records] == ["tiny_float.tflite", "tiny_int8.tflite"]
+
+
+def test_wrong_paths_and_names(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        benchmark(tmp_path, model=[tmp_path / "none.tflite"], config=QUICK)
+    with pytest.raises(ModelError, match="holds no"):
+        benchmark(tmp_path, model=tmp_path, config=QUICK)
+    with pytest.raises(UnsupportedError, match="did you mean 'litert'"):
+        benchmark(tmp_path, model=DATA / "tiny_int8.tflite", config=BenchmarkConfig(runtimes=("litrt",)))  # type: ignore[arg-type]
+
+
+def test_gzip_size_is_that_of_gzip(tmp_path: Path) -> None:
+    import gzip
+
+    data = bytes(range(256)) * 1000
+    (tmp_path / "file").write_bytes(data)
+    assert gzip_size(tmp_path / "file") == len(gzip.compress(data, 9))
+
+
+@pytest.mark.data
+def test_real_files_of_all_kinds(tmp_path: Path, shared_data: Any) -> None:
+    """Sound, text and detection models, with their several inputs and outputs, run without a word about them."""
+    files = [shared_data("weights/tflite/" + name) for name in ("movie_review_nl_classifier.tflite", "yamnet_audio_classifier_with_metadata.tflite", "coco_ssd_mobilenet_v1_1.0_quant_2018_06_29.tflite")]
+    assert [m.status for m in measure(tmp_path / "out", *files)] == ["ok"] * 3
