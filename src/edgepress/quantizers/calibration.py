@@ -1,12 +1,12 @@
 """Activation ranges of a float file from calibration inputs: one collector for TFLite and ONNX, so that both mean the same by `minmax`."""
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from edgepress.converters.quiet import captured_output
 from edgepress.errors import ModelError
 from edgepress.progress import report_progress
 
@@ -144,10 +144,9 @@ def observe_tflite(model: bytes, *, threads: int = 2) -> Observe:
     """An observer of every float activation of a TFLite file, through LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it warns that keeping all tensors takes memory: that is the point here
+    with captured_output("opening the file in LiteRT", hint="check that the float file runs: edgepress evaluate"):  # and what XNNPACK says about itself
         interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
-    interpreter.allocate_tensors()
+        interpreter.allocate_tensors()
     names = {detail["index"]: detail["name"] for detail in interpreter.get_tensor_details() if detail["dtype"] is np.float32}
     activations = {interpreter.get_input_details()[0]["index"]}
     activations |= {index for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE" for index in op["outputs"]}  # noqa: SLF001
@@ -187,3 +186,34 @@ def observe_onnx(model: Any, *, threads: int = 2) -> Observe:
                 visit(name, values)
 
     return observe
+
+
+def session_tflite(model: bytes, *, threads: int = 2) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from one input to the first output of a TFLite file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with captured_output("opening the file in LiteRT", hint="check that the float file runs: edgepress evaluate"):
+        interpreter = Interpreter(model_content=model, num_threads=threads)
+        interpreter.allocate_tensors()
+
+    def call(feed: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], feed)
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+    return call
+
+
+def session_onnx(model: bytes, *, threads: int = 2) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from one input to the first output of an ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(None, {session.get_inputs()[0].name: feed})[0]
+
+
+def largest_difference(first: Tuple[Callable[[np.ndarray], np.ndarray], Feeds], second: Tuple[Callable[[np.ndarray], np.ndarray], Feeds]) -> float:
+    """Largest |Δ| between the outputs of two (session, inputs) over the same samples."""
+    return max(float(np.abs(first[0](a) - second[0](b)).max()) for a, b in zip(first[1], second[1]))

@@ -37,6 +37,7 @@ class Folded:
     pad_error: float  # largest |s·m + o| over the channels where the convolution pads with zeros, else 0 (exact)
     operators: Tuple[str, ...]  # what was folded away
     input_name: str = CENTERED_NAME
+    permutations: Tuple[Tuple[int, ...], ...] = ()  # transpositions of the input that were dropped with them (ONNX)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,12 @@ def fold(model: Any) -> Optional[Folded]:
     bias = numpy_helper.to_array(initializers(model)[bias_name]) if bias_name else np.zeros(weights.shape[0], np.float32)
     new_weights, new_bias = fold_weights(weights.transpose(0, 2, 3, 1), bias, scale, residual)
     folded = _rewritten(model, prefix, new_weights.transpose(0, 3, 1, 2), new_bias)
-    return Folded(folded, zero_point, float(np.abs(residual).max()) if _pads(prefix) else 0.0, tuple(node.op_type for node in prefix.affine))
+    return Folded(folded, zero_point, float(np.abs(residual).max()) if _pads(prefix) else 0.0, tuple(node.op_type for node in prefix.affine),
+                  permutations=tuple(_permutation(node) for node in prefix.layout))
+
+
+def _permutation(node: Any) -> Tuple[int, ...]:
+    return tuple(next(attribute for attribute in node.attribute if attribute.name == "perm").ints)
 
 
 def _rewritten(model: Any, prefix: _Prefix, weights: np.ndarray, bias: np.ndarray) -> Any:
@@ -172,11 +177,10 @@ def attach_uint8_input(model: Any, source: Any, folded: Folded) -> None:
         raise ModelError(f"the quantized input has scale {scale}, zero point {zero}; asked for was scale 1", "report this with the file")
     image = next(value for value in source.graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8)
     constants[quantizer.input[1]].CopyFrom(numpy_helper.from_array(np.ones_like(scale), quantizer.input[1]))  # 1 − 1e-8 is not 1
-    prefix = _find_prefix(source)
     nodes, name = [], image.name
-    for index, node in enumerate(prefix.layout):
+    for index, order in enumerate(folded.permutations):
         target = f"{image.name}_layout_{index}"
-        nodes.append(helper.make_node("Transpose", [name], [target], name=target, perm=[a for a in node.attribute if a.name == "perm"][0].ints))
+        nodes.append(helper.make_node("Transpose", [name], [target], name=target, perm=order))
         name = target
     if signed:
         graph.initializer.append(numpy_helper.from_array(np.array(folded.zero_point, np.uint8), "image_zero_point"))

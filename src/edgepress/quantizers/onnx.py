@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepress.errors import ModelError, UnsupportedError, nearest
+from edgepress.errors import ModelError, UnsupportedError
+from edgepress.quantizers import Request, calibration, input_folding_onnx, static
 from edgepress.quantizers.calibration import Range
 from edgepress.quantizers.input_folding_onnx import drop_unused, initializers, replace
+from edgepress.runtimes.base import TensorInfo
 
 NAME = "onnxruntime"
 FORMATS = ("onnx",)
@@ -25,12 +27,88 @@ REASON_AI16 = ("16-bit QuantizeLinear exists from ONNX opset 21 on (these files 
                "provider has no 16-bit integer kernels: it would compute in float and be slower")
 
 
-def check_scheme(scheme: str) -> None:
-    """Raises UnsupportedError with the reason where ONNX has no such scheme."""
-    if scheme == "static_wi8_ai16":
-        raise UnsupportedError(f"static_wi8_ai16 is not available for ONNX: {REASON_AI16}", "use static_wi8_ai8 for ONNX, or the TFLite file")
-    if scheme not in SCHEMES:
-        raise UnsupportedError(f"{NAME} does not know the scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
+REASONS: Mapping[str, str] = {"static_wi8_ai16": REASON_AI16}
+
+
+def quantize(data: bytes, request: Request) -> Tuple[bytes, Dict[str, Any]]:
+    """Bytes of the quantized file and what quantization.json says about how they were made.
+
+    Raises:
+        ModelError: the file is damaged or cannot be quantized; the reason is in the message.
+    """
+    source = load_model(data)
+    if request.scheme == "static_wi8_ai8":
+        model, facts = _quantize_file(source, request)
+    else:
+        change = {"float16": lambda m: cast_weights(m), "dynamic_wi8_afp32": lambda m: quantize_dynamic(m, per_channel=request.per_channel),
+                  "weight_only_wi8_afp32": lambda m: quantize_weights(m, per_channel=request.per_channel)}[request.scheme]
+        model, facts = change(source), {"recipe": {"scheme": request.scheme, "per_channel": request.per_channel, "weights": sorted(weights_of(source))}}
+    return finish(model, source), facts
+
+
+def load_model(data: bytes) -> Any:
+    """A ModelProto from bytes.
+
+    Raises:
+        ModelError: not an ONNX file, or one whose weights lie in other files.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ModelError(f"the file is not ONNX ({error})", "copy or convert it again") from error
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ModelError("the weights of this ONNX file lie in other files", "save it as one file: onnx.save(onnx.load(path), new_path)")
+    return model
+
+
+def _quantize_file(source: Any, request: Request) -> Tuple[Any, Dict[str, Any]]:
+    samples = request.samples(input_info(source))
+    form = static.Format(fold=input_folding_onnx.fold, pack=lambda model: model.SerializeToString(), session=calibration.session_onnx,
+                         observe=calibration.observe_onnx, prepare=preprocess)
+    prepared = static.prepare(source, samples.feeds(input_info(source)), form, method=request.method, exact=lambda model: [n.input[0] for n in final_nodes(model)])
+    kept = [node.name for node in final_nodes(prepared.model)] + ([] if prepared.folded else prefix_nodes(prepared.model))
+    settings = {"per_channel": request.per_channel, "signed_activations": request.signed_activations, "reduce_range": request.reduce_range}
+    model = quantize_static(prepared.model, ranges=prepared.ranges, keep_float=kept, **settings)
+    float_logits = keep_logits_float(model)
+    if prepared.folded:
+        input_folding_onnx.attach_uint8_input(model, source, prepared.folded)
+    recipe = {"quantizer": "onnxruntime.quantization.quantize_static", "format": "QDQ", "weights": "int8",
+              "activations": "int8" if request.signed_activations else "uint8", "keep_float": kept, "float_logits": bool(float_logits), **settings}
+    return model, {"recipe": recipe, "calibration": {**samples.facts(), "method": request.method}, "input_folding": prepared.facts, "kept_float": kept}
+
+
+def input_info(model: Any) -> TensorInfo:
+    """The only input of a model.
+
+    Raises:
+        ModelError: it has several.
+    """
+    constants = initializers(model)
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise ModelError(f"the file has {len(inputs)} inputs; calibration feeds files with one", "choose a scheme without calibration, such as float16")
+    kind = inputs[0].type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+    return TensorInfo(inputs[0].name, shape, helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
+
+
+def final_nodes(model: Any) -> List[Any]:
+    """Softmax and Sigmoid nodes that make an output of the file."""
+    outputs = {value.name for value in model.graph.output}
+    return [node for node in model.graph.node if node.op_type in ("Softmax", "Sigmoid") and node.output[0] in outputs]
+
+
+def prefix_nodes(model: Any) -> List[str]:
+    """Names of the elementwise nodes on the input of the file, which stay float where they could not be folded."""
+    names, name = [], model.graph.input[0].name
+    while True:
+        users = [node for node in model.graph.node if name in node.input]
+        if len(users) != 1 or users[0].op_type not in ("Cast", "Mul", "Add", "Sub", "Div", "Transpose"):
+            return names
+        names.append(users[0].name)
+        name = users[0].output[0]
 
 
 @contextlib.contextmanager
@@ -111,12 +189,9 @@ def keep_logits_float(model: Any) -> int:
 
     The matrix product before it then writes float32, which onnxruntime's kernels do at no cost.
     """
-    outputs = {value.name for value in model.graph.output}
     made_by = {name: node for node in model.graph.node for name in node.output}
     gone: List[str] = []
-    for node in model.graph.node:
-        if node.op_type not in ("Softmax", "Sigmoid") or node.output[0] not in outputs:
-            continue
+    for node in final_nodes(model):
         dequantize = made_by.get(node.input[0])
         quantize = made_by.get(dequantize.input[0]) if dequantize is not None and dequantize.op_type == "DequantizeLinear" else None
         if quantize is not None and quantize.op_type == "QuantizeLinear":

@@ -5,18 +5,43 @@ import contextlib
 import io
 import re
 import warnings
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from edgepress import flatbuffer
 from edgepress.errors import ModelError, UnsupportedError, nearest
+from edgepress.quantizers import Request, bias_range, static_tflite
 from edgepress.quantizers.calibration import Range
 
 NAME = "ai_edge_quantizer"
 FORMATS = ("tflite",)
 STATIC_BITS = {"static_wi8_ai8": 8, "static_wi8_ai16": 16}
 SCHEMES = ("float16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", *STATIC_BITS)
+REASONS: Mapping[str, str] = {}
+
+
+def quantize(data: bytes, request: Request) -> Tuple[bytes, Dict[str, Any]]:
+    """Bytes of the quantized file and what quantization.json says about how they were made.
+
+    Raises:
+        ModelError: the file cannot be quantized; the quantizer's reason is in the message.
+    """
+    model = flatbuffer.parse_model(data, source="the float file")
+    if request.scheme in STATIC_BITS:
+        return _quantize_static(model, request)
+    recipe = make_recipe(request.scheme, per_channel=request.per_channel, dense_per_tensor=request.dense_per_tensor)
+    return flatbuffer.pack_model(apply_recipe(flatbuffer.pack_model(model), recipe=recipe)), {"recipe": recipe}
+
+
+def _quantize_static(model: Any, request: Request) -> Tuple[bytes, Dict[str, Any]]:
+    samples, prepared = static_tflite.prepare_file(model, request, fold=request.scheme == "static_wi8_ai8")
+    kept = static_tflite.keep_float(prepared.model)
+    recipe = make_recipe(request.scheme, per_channel=request.per_channel, dense_per_tensor=request.dense_per_tensor,
+                         keep_float=kept, integer_input=prepared.folded is not None)
+    quantized = apply_recipe(flatbuffer.pack_model(prepared.model), recipe=recipe, ranges=prepared.ranges)
+    mended = bias_range.mend_biases(quantized, prepared.model)
+    return static_tflite.finish(quantized, prepared), {"recipe": recipe, **static_tflite.facts(samples, prepared, kept, request), "widened_channels": mended}
 
 
 def weight_config(scheme: str, *, per_channel: bool) -> Dict[str, Any]:
@@ -58,7 +83,7 @@ def _entry(regex: str, operation: str, algorithm: str, config: Optional[Dict[str
     return {"regex": regex, "operation": operation, "algorithm_key": algorithm, **({"op_config": config} if config else {})}
 
 
-def quantize(model: bytes, *, recipe: List[Dict[str, Any]], ranges: Optional[Mapping[str, Range]] = None) -> Any:
+def apply_recipe(model: bytes, *, recipe: List[Dict[str, Any]], ranges: Optional[Mapping[str, Range]] = None) -> Any:
     """Apply `recipe` to a float file; `ranges` (activation name → minimum, maximum) where it is static. Returns a ModelT.
 
     Raises:

@@ -1,0 +1,79 @@
+"""What every static back-end shares: fold the normalisation if that is exact enough, then find the activation ranges."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Optional, Tuple
+
+import numpy as np
+
+from edgepress.progress import report_progress
+from edgepress.quantizers import calibration
+from edgepress.quantizers.calibration import Feeds, Range
+from edgepress.quantizers.input_folding import Folded
+
+FOLD_TOLERANCE = 0.01  # largest |Δ output| of the folded float graph; int8 itself moves probabilities more (0.02 and up)
+FOLD_CHECKED = 32  # calibration inputs on which that is measured
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float model ready for a static quantizer."""
+
+    model: Any  # ModelT or ModelProto: folded, or the original
+    folded: Optional[Folded]
+    ranges: Dict[str, Range]
+    facts: Dict[str, Any]  # input folding, for quantization.json
+
+
+@dataclass(frozen=True)
+class Format:
+    """The five things that differ between TFLite and ONNX here."""
+
+    fold: Callable[[Any], Optional[Folded]]
+    pack: Callable[[Any], bytes]
+    session: Callable[[bytes], Callable[[np.ndarray], np.ndarray]]
+    observe: Callable[[Any], calibration.Observe]
+    prepare: Callable[[Any], Any]
+
+
+def prepare(model: Any, feeds: Feeds, form: Format, *, method: str, fold: bool = True, exact: Callable[[Any], Tuple[str, ...]] = lambda model: ()) -> Prepared:
+    """Fold, check the folding on real inputs, and calibrate.
+
+    Args:
+        feeds: inputs of the original file, batch 1.
+        exact: names of the activations whose ranges are never clipped.
+    """
+    folded, facts = _fold_checked(model, feeds, form) if fold else (None, {"folded": False, "reason": "this scheme keeps the exact float operators"})
+    chosen = form.prepare(folded.model if folded else model)
+    inputs = _centered(feeds, folded) if folded else feeds
+    report_progress("calibrating", done=0.0)
+    ranges = calibration.collect(form.observe(chosen), inputs, method=method, exact=exact(chosen))
+    if folded:
+        ranges[folded.input_name] = (-float(folded.zero_point), 255.0 - folded.zero_point)  # scale exactly 1: a pixel is its own quantized value
+    return Prepared(chosen, folded, ranges, facts)
+
+
+def _centered(feeds: Feeds, folded: Folded) -> Feeds:
+    middle = np.float32(folded.zero_point)
+
+    def feed(sample: Any) -> np.ndarray:
+        values = feeds.feed(sample).astype(np.float32) - middle
+        for order in folded.permutations:
+            values = values.transpose(order)
+        return np.ascontiguousarray(values)
+
+    return Feeds(feeds.samples, feed)
+
+
+def _fold_checked(model: Any, feeds: Feeds, form: Format) -> Tuple[Optional[Folded], Dict[str, Any]]:
+    folded = form.fold(model)
+    if folded is None:
+        return None, {"folded": False, "reason": "the file does not start with uint8 pixels, an affine normalisation and a convolution"}
+    few = feeds.first(FOLD_CHECKED)
+    difference = calibration.largest_difference((form.session(form.pack(model)), few), (form.session(form.pack(folded.model)), _centered(few, folded)))
+    facts = {"folded": difference <= FOLD_TOLERANCE, "operators": list(folded.operators), "zero_point": folded.zero_point, "scale": 1.0,
+             "largest_output_difference": difference, "tolerance": FOLD_TOLERANCE, "checked_inputs": len(few),
+             "border_error": folded.pad_error, "exact_inside_borders": True}
+    if not facts["folded"]:
+        facts["reason"] = f"the outputs of the float model change by up to {difference:.3g}, more than {FOLD_TOLERANCE}: the float operators stay"
+    return (folded if facts["folded"] else None), facts
