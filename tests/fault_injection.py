@@ -7,17 +7,17 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 WRITING = ("write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "openat", "mkdir", "mkdirat", "copy_file_range", "sendfile")
 FAULTS = {"kill": "signal=KILL", "full disk": "error=ENOSPC", "broken disk": "error=EIO"}
 TIMEOUT_SECONDS = 60
-_CALL = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*)$")
+_CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
 
 
 @dataclass(frozen=True)
 class Call:
-    """The `index`th (from 1) system call `name` of a process; `text` is how strace shows it."""
+    """The `index`th (from 1) system call `name` of a thread (strace counts each thread alone); `text` is how strace shows it."""
 
     name: str
     index: int
@@ -42,16 +42,16 @@ def record(command: Sequence[str], *, inside: Path, environment: Dict[str, str])
         done = subprocess.run(["strace", "-f", "-y", "-s", "0", "-e", f"trace={','.join(WRITING)}", "-o", log.name, *command],
                               capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS)
         assert done.returncode == 0, done.stderr
-        counts: Dict[str, int] = {}
+        counts: Dict[Tuple[str, str], int] = {}
         calls = []
         for line in log:
             match = _CALL.match(line)
             if match is None or "resumed>" in line:
                 continue
-            name, text = match.groups()
-            counts[name] = counts.get(name, 0) + 1
+            thread, name, text = match.groups()
+            counts[thread, name] = counts.get((thread, name), 0) + 1
             if str(inside) in text and " = -1 " not in text and not (name == "openat" and "O_RDONLY" in text):
-                calls.append(Call(name, counts[name], text.strip()))
+                calls.append(Call(name, counts[thread, name], text.strip()))
         return calls
 
 

@@ -1,6 +1,7 @@
 """Digests of photos that are read once: remembered by path, size, modification time and inode."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -81,5 +82,6 @@ def _remember(memory: Path, paths: Sequence[Path], stamps: Sequence[Optional[Lis
     newest = time.time_ns() - _SETTLED_NS
     settled: Sequence[Tuple[Path, Optional[List[int]], str]] = list(zip(paths, stamps, digests))
     files = {str(path): [*stamp, digest] for path, stamp, digest in settled if stamp and stamp[1] < newest and digest != UNREADABLE}
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(memory, json.dumps({"schema": SCHEMA, "files": files}).encode())
+    with contextlib.suppress(OSError):  # it only saves time: a full or read-only disk is the business of what is written next
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(memory, json.dumps({"schema": SCHEMA, "files": files}).encode())
