@@ -1,8 +1,8 @@
 """Find copies of the same photo: equal bytes, or a perceptual hash and a small view that agree.
 
-The hash (pHash: signs of the 8x8 lowest DCT coefficients against their median) finds candidates; a 16x16 color view confirms them. On
-700 real photos re-encoded at JPEG quality 20, halved, doubled, 10 % brighter or reduced to 64 colors, 99 % of the copies are found, and
-among 4,000 handwritten digits, whose hashes alone would pair 1,965, none is taken for another.
+The hash (pHash: signs of the 8x8 lowest DCT coefficients against their median) finds candidates; a view of 16x16 brightnesses and 4x4 colors
+confirms them. Of real photos re-encoded at JPEG quality 20, halved, doubled, 10 % brighter or reduced to 64 colors 99 % are found; among 4,000
+handwritten digits, whose hashes alone would pair 1,965 times, none is taken for another. Crops and mirror images are not found.
 """
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from PIL import Image
 
 from edgepress.preprocess import to_pixels
 
-VIEW = 16
-MAX_VIEW_DISTANCE = 0.14  # re-encoded copies stay below 0.13 (95 %), the most alike of 8 million pairs of digits are at 0.152
-MAX_COLOR_SHIFT = 32.0  # of 255: a brighter copy is a copy, another flat color is not
-_BLOCK = 4096  # pairs compared at once: 12 MB
+MAX_VIEW_DISTANCE = 0.14  # 95 % of copies are below 0.13; the most alike of 8 million pairs of digits are at 0.153
+MAX_BRIGHTNESS_SHIFT = 32.0  # of 255: a brighter copy is a copy, another flat image is not
+MAX_COLOR_SHIFT = 40.0  # of 255, any of the 4x4 cells: lets most grey copies of color photos pass
+_BLOCK = 4096  # pairs compared at once: 5 MB
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What a photo looks like: 64-bit perceptual hash, and its uint8 view `[16, 16, 3]` flattened."""
+    """What a photo looks like: 64-bit perceptual hash, and its uint8 view `[288]`: 16x16 brightnesses, 4x4 Cb, 4x4 Cr."""
 
     phash: int
     view: np.ndarray
@@ -36,11 +36,11 @@ def _dct_rows() -> np.ndarray:
 
 def look(image: Image.Image) -> Looks:
     """The looks of an RGB image."""
-    small = Image.fromarray(to_pixels(image, size=(32, 32)))
-    grey = np.asarray(small.convert("L"), dtype=np.float64)
-    low = np.round(_dct_rows() @ grey @ _dct_rows().T, 3).ravel()  # rounded: a flat image must not be hashed by rounding errors
+    small = Image.fromarray(to_pixels(image, size=(32, 32))).convert("YCbCr")
+    brightness, *colors = small.split()
+    low = np.round(_dct_rows() @ np.asarray(brightness, dtype=np.float64) @ _dct_rows().T, 3).ravel()  # rounded: a flat image must not be hashed by rounding errors
     phash = int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
-    return Looks(phash, np.asarray(small.reduce(2), dtype=np.uint8).ravel())
+    return Looks(phash, np.concatenate([np.asarray(brightness.reduce(2)).ravel(), *(np.asarray(color.reduce(8)).ravel() for color in colors)]))
 
 
 def group_copies(digests: Sequence[str], looks: Sequence[Looks], *, bits: "int | None") -> np.ndarray:
@@ -84,12 +84,14 @@ def _find(parents: List[int], i: int) -> int:
 
 
 def _same_view(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Whether pairs of views differ by little beside their mean color, relative to their contrast; bool [pairs]."""
-    a, b = (v.reshape(len(v), -1, 3).astype(np.float32) for v in (left, right))
+    """Whether pairs of views differ by little beside their mean brightness, relative to their contrast; bool [pairs]."""
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    a, b = left[:, :256], right[:, :256]
     shift = a.mean(axis=1) - b.mean(axis=1)
-    distance = np.sqrt(np.mean((a - b - shift[:, None]) ** 2, axis=(1, 2)))
-    contrast = np.maximum(np.maximum(a.std(axis=(1, 2)), b.std(axis=(1, 2))), 8.0)
-    return (distance <= MAX_VIEW_DISTANCE * contrast) & (np.abs(shift).max(axis=1) <= MAX_COLOR_SHIFT)
+    distance = np.sqrt(np.mean((a - b - shift[:, None]) ** 2, axis=1))
+    contrast = np.maximum(np.maximum(a.std(axis=1), b.std(axis=1)), 8.0)
+    color_shift = np.abs(left[:, 256:] - right[:, 256:]).max(axis=1)
+    return (distance <= MAX_VIEW_DISTANCE * contrast) & (np.abs(shift) <= MAX_BRIGHTNESS_SHIFT) & (color_shift <= MAX_COLOR_SHIFT)
 
 
 def _candidates(hashes: np.ndarray, members: np.ndarray, bits: int) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
