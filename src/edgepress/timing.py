@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgepress.modelspec import ModelSpec
     from edgepress.runtimes.base import Session, TensorInfo
 
-POOL_BYTES = 16 << 20  # inputs kept ready; varied so that no value's luck is measured
+POOL_BYTES = 2 << 20  # inputs kept ready; varied so that no value's luck is measured, few so that they do not push the weights out of the cache
 POOL_INPUTS = 16
 MAX_RUNS = 5_000  # of one job: more add megabytes to the record and nothing to the statistics
 SETTLED = 0.02  # two windows of warm-up runs whose medians differ by less are one level
