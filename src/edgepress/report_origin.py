@@ -67,6 +67,7 @@ def dataset(report: Mapping[str, Any]) -> str:
     if not facts:
         return ""
     rows = [(key.replace("_", " "), value) for key, value in facts.items() if key != "schema" and isinstance(value, (str, int, float)) and value != ""]
+    rows.append(("what it can show", (facts.get("resolution") or {}).get("explanation")))
     skipped = [f"{s.get('path')}: {s.get('reason')}" for s in facts.get("skipped") or [] if isinstance(s, dict)]
     items = "".join(f"<li>{escape(text)}</li>" for text in skipped[:50])
     left_out = f"<details><summary>{len(skipped)} images were left out</summary><ul>{items}</ul></details>" if skipped else ""

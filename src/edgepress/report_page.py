@@ -105,7 +105,13 @@ def comparison(report: Mapping[str, Any]) -> str:
     body = "".join(_table_row(row, report) for row in report["rows"])
     note = ("Memory: peak of the process, runtime included. Accuracy is measured on the bytes of the file, in the runtime named, on test images that nothing else has seen; the drop is paired with the float reference on the same images. "
             "Speed-up: over the float file of the same format in the same runtime with the same threads; shown only where the 95 % interval of the ratio excludes 1.0 (otherwise “none shown”).")
-    return f'<h2>Files compared</h2><div class="scroll"><table class="stack sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><p class="note">{note}</p>'
+    return f'<h2>Files compared</h2><div class="scroll"><table class="stack sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><p class="note">{note}</p>{_verdicts(report)}'
+
+
+def _verdicts(report: Mapping[str, Any]) -> str:
+    """Why each file is certified or not, in words: tooltips do not exist on a phone."""
+    items = "".join(f'<li><b>{escape(row["variant"])}</b> in {escape(row["runtime"])}: {escape(row["verdict"])}.</li>' for row in report["rows"] if row.get("verdict"))
+    return f"<details><summary>the verdicts in words</summary><ul>{items}</ul></details>" if items else ""
 
 
 def _table_row(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:

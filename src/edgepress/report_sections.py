@@ -12,6 +12,7 @@ from edgepress.report_text import points
 CLASS_ROWS = 20  # classes drawn one by one; of more, those that lost most
 TABLE_CLASSES = 12  # confusion matrix with numbers up to here
 HEAT_CLASSES = 100  # and as a picture up to here
+OPEN_PHOTOS = 14  # two rows on a wide screen
 
 
 def latencies(report: Mapping[str, Any], run: Run, css_class: Callable[[Mapping[str, Any]], str]) -> str:
@@ -96,8 +97,11 @@ def photos(report: Mapping[str, Any], run: Run, *, limit: int) -> str:
 
 
 def _cards(gallery: report_photos.Gallery) -> str:
+    """The first photos open, the others folded."""
     cards = [f'<figure>{_image(c)}<b>{escape(c.title)}</b>{"".join(f"<br>{_said(line)}" for line in c.lines)}</figure>' for c in gallery.cards]
-    return f'<div class="photos">{"".join(cards)}</div>'
+    more = cards[OPEN_PHOTOS:]
+    folded = f'<details><summary>{len(more)} more</summary><div class="photos">{"".join(more)}</div></details>' if more else ""
+    return f'<div class="photos">{"".join(cards[:OPEN_PHOTOS])}</div>{folded}'
 
 
 def _said(line: report_photos.Line) -> str:
