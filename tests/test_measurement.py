@@ -61,6 +61,7 @@ def test_statistics_of_all_rounds() -> None:
     ("governor", a_measurement(host={"cpus": 2, "governor": "powersave"})),
     ("throttling", a_measurement(a_round(temperature_after_c=85.0))),
     ("throttling", a_measurement(a_round(clock_mhz=2000.0, clock_after_mhz=1500.0))),
+    ("known_slow", a_measurement(remark="such files are slow here")),
     ("no_delegate", a_measurement(details={"delegate": None, "operators": {"CONV_2D": 1}})),
 ])
 def test_it_criticizes_itself(code: str, doubtful: Measurement) -> None:

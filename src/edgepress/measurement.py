@@ -232,7 +232,11 @@ def _no_delegate(m: Measurement) -> Optional[Warning]:
     return Warning("no_delegate", "no operator runs in XNNPACK: these are the slow reference kernels", "choose another scheme or runtime for this file")
 
 
-CHECKS: Tuple[Callable[[Measurement], Optional[Warning]], ...] = (_few_runs, _spread, _drift, _busy, _stolen, _governor, _hot, _no_delegate)
+def _known(m: Measurement) -> Optional[Warning]:
+    return Warning("known_slow", m.remark, "see `edgepress show` and the target profiles") if m.remark else None
+
+
+CHECKS: Tuple[Callable[[Measurement], Optional[Warning]], ...] = (_few_runs, _spread, _drift, _busy, _stolen, _governor, _hot, _no_delegate, _known)
 
 
 def speedup(slow: Measurement, fast: Measurement) -> float:

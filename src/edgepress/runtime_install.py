@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from edgepress.errors import EdgepressError, JobError, UnsupportedError, nearest
 from edgepress.jobs import available_runtimes as available_runtimes  # the table's other half; see there
 from edgepress.jobs import run_job
+from edgepress.profiles import runtime_profile
 from edgepress.progress import report_progress
 from edgepress.runtimes import RUNTIMES, load_runtime
 from edgepress.targets.local import interpreter, runtime_folder
@@ -24,7 +25,7 @@ PYTHONS = ("3.11", "3.10", "3.9")  # for which tflite-runtime 2.14 has wheels
 
 
 def runtime_rows() -> List[Dict[str, Any]]:
-    """One row per runtime: {"name", "works", "version", "formats", "reason", "remedy"}; each opens and runs a small model in its own process."""
+    """One row per runtime: {"name", "works", "version", "formats", "profile", "reason", "remedy"}; each opens and runs a small model in its own process."""
     with ThreadPoolExecutor(max_workers=len(RUNTIMES)) as pool:
         return list(pool.map(_row, RUNTIMES))
 
@@ -32,7 +33,8 @@ def runtime_rows() -> List[Dict[str, Any]]:
 def _row(name: str) -> Dict[str, Any]:
     module = load_runtime(name)
     version, reason, remedy = check_runtime(name)
-    return {"name": name, "works": "yes" if reason is None else "no", "version": version, "formats": list(module.FORMATS), "reason": reason, "remedy": remedy}
+    return {"name": name, "works": "yes" if reason is None else "no", "version": version, "formats": list(module.FORMATS),
+            "profile": runtime_profile(name), "reason": reason, "remedy": remedy}
 
 
 def check_runtime(name: str) -> Tuple[Optional[str], Optional[str], Optional[str]]:

@@ -58,6 +58,15 @@ def test_a_runtime_that_is_not_installed_or_of_another_format_says_so(tmp_path: 
     assert foreign.status == "unsupported" and "does not open .onnx" in foreign.reason
 
 
+def test_what_the_profiles_know_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = {"tiny_float.tflite": ("refused", "it answers wrongly there"), "tiny_int8.tflite": ("marked", "it is slow there")}
+    monkeypatch.setattr(stage.profiles, "file_facts", lambda file: file.name)
+    monkeypatch.setattr(stage.profiles, "verdict", lambda runtime, name: verdicts[name])
+    refused, marked = measure(tmp_path / "out", DATA / "tiny_float.tflite", DATA / "tiny_int8.tflite")
+    assert refused.status == "unsupported" and refused.reason == "it answers wrongly there" and not refused.rounds
+    assert marked.status == "ok" and marked.remark == "it is slow there"
+
+
 def test_too_slow_for_its_time_is_said(tmp_path: Path) -> None:
     config = BenchmarkConfig(threads=(1,), runtimes=("litert",), min_runs=5000, min_seconds=0.0, max_seconds=0.002, warmup_seconds=0.0)
     (record,) = measure(tmp_path / "out", DATA / "tiny_int8.tflite", config=config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-from edgepress import measurement
+from edgepress import measurement, profiles
 from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
 from edgepress.errors import EdgepressError, JobError, ModelError
 from edgepress.host import usable_cpus
@@ -32,11 +32,13 @@ class Case:
     gzip_bytes: int
     runtime: str
     threads: int
+    verdict: str = "ok"  # ok | marked | refused: what is known about such a file in this runtime, and why
+    remark: Optional[str] = None
 
     def record(self, **facts: Any) -> Measurement:
         """The measurement of this case."""
         return Measurement(file=str(self.file), sha256=self.sha256, format=SUFFIXES[self.file.suffix.lower()], size_bytes=self.size_bytes,
-                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, **facts)
+                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, remark=self.remark, **facts)
 
 
 def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: BenchmarkConfig) -> None:
@@ -68,8 +70,20 @@ def _cases(paths: Sequence[Path], config: BenchmarkConfig) -> List[Case]:
     for path in paths:
         for file in _files(path):
             facts = {"file": file, "sha256": digest_file(file), "size_bytes": file.stat().st_size, "gzip_bytes": gzip_size(file)}
-            cases += [Case(**facts, runtime=runtime, threads=count) for runtime in _runtimes(file, config.runtimes) for count in threads]
+            for runtime, (verdict, remark) in _verdicts(file, _runtimes(file, config.runtimes)).items():
+                cases += [Case(**facts, runtime=runtime, threads=count, verdict=verdict, remark=remark) for count in threads]
     return list(dict.fromkeys(cases))  # the same file may have been named twice
+
+
+def _verdicts(file: Path, runtimes: Sequence[str]) -> Dict[str, Tuple[str, Optional[str]]]:
+    """Runtime → what the target profiles know about this file there. A file they cannot read is left to the runtime to judge."""
+    if SUFFIXES[file.suffix.lower()] == "keras":
+        return dict.fromkeys(runtimes, ("ok", None))
+    try:
+        facts = profiles.file_facts(file)
+    except ModelError:
+        return dict.fromkeys(runtimes, ("ok", None))
+    return {runtime: profiles.verdict(runtime, facts) for runtime in runtimes}
 
 
 def _files(path: Path) -> List[Path]:
@@ -101,6 +115,8 @@ def _measure(case: Case, config: BenchmarkConfig, *, work: Path) -> Dict[str, An
     """The worker's result of one round; a failure is a result too."""
     if SUFFIXES[case.file.suffix.lower()] not in load_runtime(case.runtime).FORMATS:
         return {"status": "unsupported", "reason": f"runtime {case.runtime} does not open {case.file.suffix} files"}
+    if case.verdict == "refused":
+        return {"status": "unsupported", "reason": case.remark}
     job = {"job": "benchmark", "runtime": case.runtime, "model": str(case.file.resolve()), "sha256": case.sha256, "threads": case.threads,
            "min_runs": -(-config.min_runs // ROUNDS), "min_seconds": config.min_seconds / ROUNDS, "max_seconds": config.max_seconds / ROUNDS,
            "warmup_seconds": config.warmup_seconds, "seed": SEED}
