@@ -200,9 +200,13 @@ def check_weights(file: BinaryIO, *, source: str) -> None:
 
     total = 0
     with h5py.File(file, "r") as store:
-        pending = [store]
+        pending, seen = [store], set()
         while pending:
             group = pending.pop()
+            address = h5py.h5o.get_info(group.id).addr
+            if address in seen:  # a group can be its own grandchild
+                continue
+            seen.add(address)
             for name in group:
                 link = group.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink):

@@ -10,10 +10,10 @@ from edgepress.converters.flattening import spell_out_reshape
 from edgepress.converters.onnx_names import canonical
 from edgepress.converters.quiet import captured_output
 from edgepress.errors import MissingDependencyError, ModelError
+from edgepress.onnx_summary import STANDARD_DOMAINS
 from edgepress.tf import import_tensorflow
 
 MAX_IR = 8  # on-device builds of onnxruntime refuse newer ones (onnxruntime#20559, #23602)
-STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def convert(tflite: Path, *, opset: int = 15, layout: str = "nhwc", name: str = "model") -> bytes:

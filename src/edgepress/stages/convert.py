@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from edgepress import flatbuffer, onnx_summary
 from edgepress.artifact import digest_file, model_file, write_atomic, write_json
 from edgepress.converters import onnx, parity, tflite
 from edgepress.converters.contract import Plan, make_plan
@@ -21,6 +22,7 @@ from edgepress.tf import import_tensorflow
 
 SCHEMA = 1
 TFLITE_FILE, ONNX_FILE, RECORD_FILE = "model.tflite", "model.onnx", "conversion.json"
+_KEPT = ("operators", "custom_operators", "flex_operators", "opset", "ir_version", "inputs", "outputs", "signatures", "parameters")
 
 
 def convert(out: Path, *, model: Path, config: ConvertConfig) -> None:
@@ -87,10 +89,10 @@ def _write_files(out: Path, plan: Plan, config: ConvertConfig, seconds: Dict[str
             with _timed(seconds, "onnx"):
                 data = onnx.convert(float_file, opset=config.opset, layout=config.layout, name=plan.spec.name if plan.spec else "model")
                 _publish(out / ONNX_FILE, data, plan.spec, config)
-            files.append(describe_onnx(out / ONNX_FILE, layout=config.layout))
+            files.append(_facts(out / ONNX_FILE, layout=config.layout))
         if "tflite" in config.formats:
             _publish(out / TFLITE_FILE, float_file.read_bytes(), plan.spec, config)
-            files.insert(0, describe_tflite(out / TFLITE_FILE))
+            files.insert(0, _facts(out / TFLITE_FILE, layout="nhwc"))
     return files
 
 
@@ -104,26 +106,10 @@ def _spec_of(spec: ModelSpec, config: ConvertConfig, model_format: str) -> Model
     return replace(spec, layout=config.layout) if model_format == "onnx" else spec
 
 
-def describe_tflite(file: Path) -> Dict[str, Any]:
-    """What conversion.json says of a TFLite file."""
-    from edgepress import flatbuffer
-
-    summary = flatbuffer.summarize(flatbuffer.load_model_t(file))
-    kept = {key: summary[key] for key in ("operators", "custom_operators", "flex_operators", "inputs", "outputs", "signatures", "parameters")}
-    return {"file": file.name, "format": "tflite", "size_bytes": file.stat().st_size, "layout": "nhwc", **kept}
-
-
-def describe_onnx(file: Path, *, layout: str) -> Dict[str, Any]:
-    """What conversion.json says of an ONNX file."""
-    from collections import Counter
-
-    import onnx as library
-
-    model = library.load(str(file), load_external_data=False)
-    counts = Counter(node.op_type for node in model.graph.node)
-    custom = sorted({f"{node.domain}:{node.op_type}" for node in model.graph.node if node.domain not in onnx.STANDARD_DOMAINS})
-    return {"file": file.name, "format": "onnx", "size_bytes": file.stat().st_size, "layout": layout, "operators": dict(sorted(counts.items())),
-            "custom_operators": custom, "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}, "ir_version": model.ir_version}
+def _facts(file: Path, *, layout: str) -> Dict[str, Any]:
+    """What conversion.json says of a file."""
+    summary = flatbuffer.summarize(flatbuffer.load_model_t(file)) if file.suffix == ".tflite" else onnx_summary.summarize(file)
+    return {"file": file.name, "format": file.suffix[1:], "size_bytes": file.stat().st_size, "layout": layout, **{key: summary[key] for key in _KEPT if key in summary}}
 
 
 def _check_parity(out: Path, plan: Plan, files: List[Dict[str, Any]]) -> None:
