@@ -70,7 +70,8 @@ def _quantize_file(source: Any, request: Request) -> Tuple[Any, Dict[str, Any]]:
     prepared = static.prepare(source, samples.feeds(input_info(source)), form, method=request.method, exact=lambda model: [n.input[0] for n in final_nodes(model)])
     kept = [node.name for node in final_nodes(prepared.model)] + ([] if prepared.folded else prefix_nodes(prepared.model))
     settings = {"per_channel": request.per_channel, "signed_activations": request.signed_activations, "reduce_range": request.reduce_range}
-    model = quantize_static(prepared.model, ranges=prepared.ranges, keep_float=kept, **settings)
+    fused = {name: prepared.ranges[reader] for name, reader in calibration.fused_activations(prepared.model.graph).items()}
+    model = quantize_static(prepared.model, ranges={**fused, **prepared.ranges}, keep_float=kept, **settings)
     float_logits = keep_logits_float(model)
     if prepared.folded:
         input_folding_onnx.attach_uint8_input(model, source, prepared.folded)

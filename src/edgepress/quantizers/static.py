@@ -12,7 +12,7 @@ from edgepress.quantizers.calibration import Feeds, Range
 from edgepress.quantizers.input_folding import Folded
 
 FOLD_TOLERANCE = 0.01  # largest |Δ output| of the folded float graph; int8 itself moves probabilities more (0.02 and up)
-FOLD_CHECKED = 32  # calibration inputs on which that is measured
+FOLD_CHECKED = 16  # calibration inputs on which that is measured
 
 
 @dataclass(frozen=True)
