@@ -71,8 +71,9 @@ def test_the_same_answers_have_no_distance():
     (1000, 2, 1, True, "at most 0.52 points, which is within 1 point"),
     (300, 0, 0, True, "0 of 300 images were lost and 0 gained: a drop of 0 points"),
     (1000, 0, 5, True, "a gain of 0.5 points"),
-    (200, 0, 0, "unresolved", "200 images resolve no drop smaller than 1.49 points; 299 would be needed"),
+    (200, 0, 0, "unresolved", "200 images resolve no drop smaller than 1.49 points; 299 would be needed if none flips"),
     (200, 2, 0, "unresolved", "no number of images would tell"),
+    (400, 3, 2, "unresolved", "With flips as frequent as these about"),
     (300, 15, 2, False, "which is over 1 point"),
 ])
 def test_verdict(images, lost, gained, certified, words):

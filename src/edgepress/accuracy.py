@@ -105,8 +105,9 @@ def _need(facts: Dict[str, Any], lost: int, gained: int, count: int) -> str:
     smallest = f"{count} images resolve no drop smaller than {_points(facts['smallest_resolvable_drop'])}"
     if facts["images_needed"] is None:
         return f"{smallest}; at a drop this close to the limit no number of images would tell"
-    about = "" if lost + gained == 0 else "about "
-    return f"{smallest}; {about}{facts['images_needed']:,} would be needed if the flips stay as frequent"
+    if lost + gained == 0:
+        return f"{smallest}; {facts['images_needed']:,} would be needed if none flips"
+    return f"With flips as frequent as these about {facts['images_needed']:,} images would be needed"
 
 
 def _points(value: float, *, down: bool = False) -> str:
