@@ -155,12 +155,11 @@ def name_of(file: str) -> str:
 def warnings(run: Run, rows: List[Dict[str, Any]]) -> List[Dict[str, str]]:
     """Every warning that a stage wrote down, once, with the file it stands in."""
     found: Dict[str, str] = {}
+    variants = {step["artifact"]: f"{step['variant']} in {step['runtime']}: " for step in run.steps if step.get("variant") and step.get("runtime")}
     for artifact, documents in run.documents.items():
         for name, document in documents.items():
-            entries = document if isinstance(document, list) else [document]
-            for entry in entries:
-                for text in entry.get("warnings", []) if isinstance(entry, dict) else []:
-                    found.setdefault(text if isinstance(text, str) else str(text.get("text") or text.get("message") or text), f"{artifact}/{name}")
+            for text in document.get("warnings", []) if isinstance(document, dict) else []:
+                found.setdefault(variants.get(artifact, "") + (text if isinstance(text, str) else str(text.get("text") or text.get("message") or text)), f"{artifact}/{name}")
     for text, source in measurement_warnings(run, rows):
         found.setdefault(text, source)
     return [{"text": text, "source": source} for text, source in found.items()]
