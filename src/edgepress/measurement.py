@@ -39,7 +39,7 @@ class Round:
     stolen_share: Optional[float] = None  # and other virtual machines
 
 
-class Warning(NamedTuple):
+class Caveat(NamedTuple):
     """What is doubtful about a measurement, and what to do about it."""
 
     code: str
@@ -125,7 +125,7 @@ class Measurement:
         return max(0, *added) if added else None
 
     @property
-    def warnings(self) -> List[Warning]:
+    def warnings(self) -> List[Caveat]:
         """What is doubtful about this measurement."""
         return [w for check in CHECKS for w in [check(self)] if w is not None] if self.rounds else []
 
@@ -170,73 +170,73 @@ def _median_rank(count: int, tail: float) -> Optional[int]:
     return rank or None
 
 
-def _few_runs(m: Measurement) -> Optional[Warning]:
+def _few_runs(m: Measurement) -> Optional[Caveat]:
     wanted = m.settings.get("min_runs", 50)
     count = len(m.latencies_ms)
     if count >= wanted:
         return None
-    return Warning("too_few_runs", f"{count} runs of the {wanted} asked for: they ended at {m.settings.get('max_seconds', 0):g} s", "raise --max-seconds")
+    return Caveat("too_few_runs", f"{count} runs of the {wanted} asked for: they ended at {m.settings.get('max_seconds', 0):g} s", "raise --max-seconds")
 
 
-def _spread(m: Measurement) -> Optional[Warning]:
+def _spread(m: Measurement) -> Optional[Caveat]:
     values, median = m.latencies_ms, m.median_ms
     if len(values) < 8 or not median:
         return None
     spread = (quantile(values, 0.75) - quantile(values, 0.25)) / median
     if spread <= SPREAD:
         return None
-    return Warning("spread", f"half of the runs lie {spread:.0%} of the median apart", "close other programs, or compare the fastest runs (min) only")
+    return Caveat("spread", f"half of the runs lie {spread:.0%} of the median apart", "close other programs, or compare the fastest runs (min) only")
 
 
-def _drift(m: Measurement) -> Optional[Warning]:
+def _drift(m: Measurement) -> Optional[Caveat]:
     medians = [stats.median(r.latencies_ms) for r in m.rounds]
     if len(medians) < 2 or max(medians) <= (1 + DRIFT) * min(medians):
         return None
-    return Warning("drift", f"the median of one round is {max(medians) / min(medians):.3g} times that of another", "let the machine come to rest and measure again")
+    return Caveat("drift", f"the median of one round is {max(medians) / min(medians):.3g} times that of another", "let the machine come to rest and measure again")
 
 
-def _busy(m: Measurement) -> Optional[Warning]:
+def _busy(m: Measurement) -> Optional[Caveat]:
     shares = [r.others_share for r in m.rounds if r.others_share is not None]
     if shares and max(shares) > BUSY:
-        return Warning("busy", f"other processes used {max(shares):.0%} of the processors meanwhile", "close other programs and measure again")
+        return Caveat("busy", f"other processes used {max(shares):.0%} of the processors meanwhile", "close other programs and measure again")
     loads = [r.load_average for r in m.rounds if r.load_average is not None]
     if not shares and loads and max(loads) > m.host.get("cpus", 1) / 2:
-        return Warning("busy", f"the load average was {max(loads):g}", "close other programs and measure again")
+        return Caveat("busy", f"the load average was {max(loads):g}", "close other programs and measure again")
     return None
 
 
-def _stolen(m: Measurement) -> Optional[Warning]:
+def _stolen(m: Measurement) -> Optional[Caveat]:
     share = max((r.stolen_share for r in m.rounds if r.stolen_share is not None), default=0.0)
-    return Warning("stolen", f"other virtual machines took {share:.0%} of the processors", "measure on a machine of your own") if share > STOLEN else None
+    return Caveat("stolen", f"other virtual machines took {share:.0%} of the processors", "measure on a machine of your own") if share > STOLEN else None
 
 
-def _governor(m: Measurement) -> Optional[Warning]:
+def _governor(m: Measurement) -> Optional[Caveat]:
     governor = m.host.get("governor")
     if governor in (None, "performance"):
         return None
-    return Warning("governor", f"the frequency governor is {governor!r}", "for steady figures: echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")
+    return Caveat("governor", f"the frequency governor is {governor!r}", "for steady figures: echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")
 
 
-def _hot(m: Measurement) -> Optional[Warning]:
+def _hot(m: Measurement) -> Optional[Caveat]:
     degrees = max((t for r in m.rounds for t in (r.temperature_c, r.temperature_after_c) if t is not None), default=0.0)
     slowed = max((1 - r.clock_after_mhz / r.clock_mhz for r in m.rounds if r.clock_mhz and r.clock_after_mhz), default=0.0)
     if degrees < HOT_C and slowed <= SLOWED:
         return None
     what = f"the hottest sensor read {degrees:.0f} °C" if degrees >= HOT_C else f"the clock fell by {slowed:.0%}"
-    return Warning("throttling", what, "cool the machine, or measure after a pause")
+    return Caveat("throttling", what, "cool the machine, or measure after a pause")
 
 
-def _no_delegate(m: Measurement) -> Optional[Warning]:
+def _no_delegate(m: Measurement) -> Optional[Caveat]:
     if m.format != "tflite" or m.details.get("delegate") or not m.details.get("operators"):
         return None
-    return Warning("no_delegate", "no operator runs in XNNPACK: these are the slow reference kernels", "choose another scheme or runtime for this file")
+    return Caveat("no_delegate", "no operator runs in XNNPACK: these are the slow reference kernels", "choose another scheme or runtime for this file")
 
 
-def _known(m: Measurement) -> Optional[Warning]:
-    return Warning("known_slow", m.remark, "see `edgepress show` and the target profiles") if m.remark else None
+def _known(m: Measurement) -> Optional[Caveat]:
+    return Caveat("known_slow", m.remark, "see `edgepress show` and the target profiles") if m.remark else None
 
 
-CHECKS: Tuple[Callable[[Measurement], Optional[Warning]], ...] = (_few_runs, _spread, _drift, _busy, _stolen, _governor, _hot, _no_delegate, _known)
+CHECKS: Tuple[Callable[[Measurement], Optional[Caveat]], ...] = (_few_runs, _spread, _drift, _busy, _stolen, _governor, _hot, _no_delegate, _known)
 
 
 def speedup(slow: Measurement, fast: Measurement) -> float:
@@ -339,7 +339,7 @@ def table(measurements: Sequence[Measurement]) -> str:
     widths = [max(len(row[i]) for row in rows if len(row) > i + (i > 2 and len(row) == 4)) for i in range(len(header))]
     lines = ["  ".join(text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))) if len(row) == len(header)
              else "  ".join(text.ljust(w) for text, w in zip(row[:3], widths)) + "  " + row[3] for row in rows]
-    doubts: Dict[str, List[Tuple[str, Warning]]] = {}
+    doubts: Dict[str, List[Tuple[str, Caveat]]] = {}
     for m in measurements:
         for doubt in m.warnings:
             doubts.setdefault(doubt.code, []).append((f"{names[m.file]} in {m.runtime}", doubt))
