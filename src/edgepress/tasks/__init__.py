@@ -1,0 +1,1 @@
+"""What is learned on top of a backbone: the classification head and its fine-tuning."""
