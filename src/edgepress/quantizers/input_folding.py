@@ -96,8 +96,14 @@ def _affine_step(model: Any, graph: Any, op: Any, index: int) -> Optional[Tuple[
     channels = _shape(graph.tensors[index])[-1]
     if value is None or value.size not in (1, channels) or (code in (OPS.SUB, OPS.DIV) and second == index):
         return None
-    value = value.reshape(-1).astype(np.float64)
-    return {OPS.MUL: (value, np.zeros(1)), OPS.DIV: (1 / value, np.zeros(1)), OPS.ADD: (np.ones(1), value), OPS.SUB: (np.ones(1), -value)}[code]
+    return as_affine({OPS.MUL: "Mul", OPS.DIV: "Div", OPS.ADD: "Add", OPS.SUB: "Sub"}[code], value.reshape(-1).astype(np.float64))
+
+
+def as_affine(operator: str, value: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """(scale, offset) of x Mul, Div, Add or Sub `value`."""
+    if operator in ("Mul", "Div"):
+        return (value if operator == "Mul" else 1 / value), np.zeros(1)
+    return np.ones(1), (value if operator == "Add" else -value)
 
 
 def _find_prefix(model: Any) -> Optional[_Prefix]:

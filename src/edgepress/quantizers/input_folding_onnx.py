@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.errors import ModelError
-from edgepress.quantizers.input_folding import CENTERED_NAME, Folded, center_pixel, fold_weights
+from edgepress.quantizers.input_folding import CENTERED_NAME, Folded, as_affine, center_pixel, fold_weights
 
 LAYOUT = ("Transpose",)  # moves values, changes none
 
@@ -39,9 +39,7 @@ def _affine_step(node: Any, name: str, constants: Dict[str, Any]) -> Optional[Tu
     value = numpy_helper.to_array(constants[other]).astype(np.float64)
     if value.size > 1 and value.size != max(value.shape):  # per channel or scalar only
         return None
-    value = value.reshape(-1)
-    zero, one = np.zeros(1), np.ones(1)
-    return {"Mul": (value, zero), "Div": (1 / value, zero), "Add": (one, value), "Sub": (one, -value)}[node.op_type]
+    return as_affine(node.op_type, value.reshape(-1))
 
 
 def _find_prefix(model: Any) -> Optional[_Prefix]:
