@@ -10,7 +10,8 @@ from typing import Iterator
 
 from edgepress.errors import EdgepressError, ModelError
 
-_SHOWN = 3000  # characters of captured output that an error carries
+_SHOWN = 3000  # characters of captured output that an error may carry
+_MESSAGE = 800  # characters of the exception's own message: MLIR prints whole graphs
 
 
 @contextlib.contextmanager
@@ -46,11 +47,12 @@ def captured_output(doing: str, *, hint: str) -> Iterator[None]:
 
 
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip()[:_SHOWN]}"
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text[:_MESSAGE]}" + (" …" if len(text) > _MESSAGE else "")
 
 
 def _tail(sink: "tempfile._TemporaryFileWrapper[bytes]") -> str:
     sink.seek(0, os.SEEK_END)
     sink.seek(max(0, sink.tell() - _SHOWN))
     lines = [line for line in sink.read().decode("utf-8", "replace").splitlines() if "error" in line.lower()]
-    return "\nit printed: " + "\n".join(lines[-10:]) if lines else ""
+    return "\nit printed: " + "\n".join(line[:300] for line in lines[-5:]) if lines else ""

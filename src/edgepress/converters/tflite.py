@@ -48,7 +48,7 @@ def convert(network: Callable[[Any], Any], graph: Graph) -> bytes:
     tf, _ = import_tensorflow()
     with captured_output("the TFLite converter", hint="replace the layer it names; convert does not change what the network computes"):
         frozen = _freeze(tf, _trace(tf, network, graph))
-        data = _run_converter(tf, frozen, allow_flex=graph.allow_flex)
+        data = _run_converter(tf, frozen)
     model = flatbuffer.parse_model(data, source="the converted file")
     _check_operators(model, allow_flex=graph.allow_flex)
     return flatbuffer.pack_model(_named(model, graph))
@@ -95,18 +95,20 @@ def _freeze(tf: Any, function: Any) -> Any:
     return constants.convert_variables_to_constants_v2(function, lower_control_flow=False)
 
 
-def _run_converter(tf: Any, frozen: Any, *, allow_flex: bool) -> bytes:
+def _run_converter(tf: Any, frozen: Any) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-    # Always let Flex pass here: our own message then lists every such operator, the converter's stops in the middle of MLIR.
+    # Everything may pass here: our own message then lists every operator that may not, the converter's is pages of MLIR.
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
-    converter.allow_custom_ops = allow_flex
+    converter.allow_custom_ops = True
     return converter.convert()
 
 
 def _check_operators(model: Any, *, allow_flex: bool) -> None:
     custom, flex = flatbuffer.custom_operators(flatbuffer.count_operators(model))
-    if (custom or flex) and not allow_flex:
-        raise ModelError(f"the network needs operators that are not built into TFLite: {', '.join(custom + flex)}", _FLEX_HINT)
+    if custom:  # nothing anywhere runs these
+        raise ModelError(f"the network needs operators that TFLite does not have: {', '.join(custom + flex)}", "replace the layer that makes them")
+    if flex and not allow_flex:
+        raise ModelError(f"the network needs operators that are not built into TFLite: {', '.join(flex)}", _FLEX_HINT)
 
 
 def _named(model: Any, graph: Graph) -> Any:
