@@ -15,8 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/edgepress run models/digits/recipe.toml -o runs/digits
 	@echo
-	@echo "The report: runs/digits/report.html"
-	@echo "Next, your own photos (one folder per class): $(BIN)/edgepress run photos/ -o runs/photos"
+	@echo "Next, your own photos, one folder per class: $(BIN)/edgepress run photos/ -o runs/photos"
 
 test: install
 	$(BIN)/python -m pytest

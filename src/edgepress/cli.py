@@ -6,9 +6,8 @@ import os
 import shlex
 import sys
 import traceback
-from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 
@@ -16,7 +15,7 @@ from edgepress import __version__
 from edgepress.errors import EdgepressError, GateError
 from edgepress.options import CommaList, config_from, config_options
 from edgepress.progress import TerminalLine, set_sink
-from edgepress.recipe import BenchmarkConfig, CertifyConfig, ConvertConfig, FinetuneConfig, PruneConfig, QuantizeConfig, Recipe
+from edgepress.recipe import BenchmarkConfig, CertifyConfig, ConvertConfig, FinetuneConfig, QuantizeConfig
 from edgepress.stages import STAGES, Stage
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -121,26 +120,30 @@ def run(source: Path, out: Optional[Path], dry_run: bool, as_json: bool, **value
         click.echo("\n".join(commands(steps, out)))
         return
     with _progress() as line:
-        runner = Runner(recipe, out, on_step=partial(_show_step, line, len(steps) + 2))
+        runner = Runner(recipe, out, on_step=_Steps(line, len(steps) + 2))
         try:
             runner.run(steps)
         finally:
             line.close()
             if "report" in runner.artifacts:
                 _print_report(runner.artifacts["report"], as_json)
+    if not as_json:
+        click.echo(f"bundle: {os.path.relpath(runner.artifacts['bundle'])}")
 
 
-class _Count:
-    done = 0
+class _Steps:
+    """Shows each step's progress while it runs and its outcome when it ends."""
 
+    def __init__(self, line: TerminalLine, total: int) -> None:
+        self.line, self.total, self.done = line, total, 0
 
-def _show_step(line: TerminalLine, total: int, name: str, status: str, seconds: float) -> None:
-    if status == "start":
-        _Count.done += 1
-        line.prefix = f"[{_Count.done}/{total}] {name}: "
-        return
-    line.close()
-    click.echo(f"[{_Count.done:2}/{total}] {name:42} {status.splitlines()[0][:160]}  {seconds:6.1f} s", err=True)
+    def __call__(self, name: str, status: str, seconds: float) -> None:
+        if status == "start":
+            self.line.prefix = f"{name}: "
+            return
+        self.done += 1
+        self.line.close()
+        click.echo(f"[{self.done:2}/{self.total}] {name:44} {status.splitlines()[0][:160]}  {seconds:6.1f} s", err=True)
 
 
 def _print_report(folder: Path, as_json: bool) -> None:
@@ -149,7 +152,7 @@ def _print_report(folder: Path, as_json: bool) -> None:
         return
     from edgepress.summaries import summarize
 
-    click.echo(summarize("report", json.loads((folder / "report.json").read_text(encoding="utf-8")), folder))
+    click.echo(summarize("report", json.loads((folder / "report.json").read_text(encoding="utf-8")), Path(os.path.relpath(folder / "report.html"))))
 
 
 @cli.command()

@@ -164,6 +164,7 @@ class Runner:
         self.digest = partial(digest_input, cache=self.out / ".cache")
         self.artifacts: Dict[str, Path] = {}
         self.records: Dict[str, Dict[str, Any]] = {}
+        self.order: List[str] = []  # run.json lists steps as planned, whichever ended first: the same run has the same digest
         self.lock = threading.Lock()
 
     def run(self, steps: List[Step]) -> None:
@@ -175,6 +176,7 @@ class Runner:
     def run_steps(self, steps: List[Step]) -> None:
         """The given steps alone: the trunk one by one in a child that has TensorFlow, its variants two at a time, benchmarks alone."""
         self.out.mkdir(parents=True, exist_ok=True)
+        self.order = [step.id for step in steps]
         with StageChild(TENSORFLOW) as child:
             for step in steps:
                 if step.stage in TRUNK:
@@ -243,7 +245,8 @@ class Runner:
         with self.lock:
             record["seconds"] = round(time.monotonic() - started, 3)
             self.records[record["id"]] = record
-            write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": dataclasses.asdict(self.recipe), "steps": list(self.records.values())})
+            steps = sorted(self.records.values(), key=lambda r: self.order.index(r["id"]) if r["id"] in self.order else len(self.order))
+            write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": dataclasses.asdict(self.recipe), "steps": steps})
             self.on_step(record["id"], record["status"] if not record["reason"] else f"{record['status']}: {record['reason']}", record["seconds"])
 
 

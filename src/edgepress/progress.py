@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Callable, Optional
 
@@ -30,15 +31,25 @@ class TerminalLine:
     """A sink that redraws one line with the time left; on a pipe it prints a line at most every `interval_seconds`."""
 
     def __init__(self, prefix: str = "", *, interval_seconds: float = 10.0) -> None:
+        self._prefixes = threading.local()  # stages that run beside each other have one each
         self.prefix, self.interval_seconds = prefix, interval_seconds
         self.live = sys.stderr.isatty()
         self.text, self.started, self.printed = "", 0.0, 0.0
 
+    @property
+    def prefix(self) -> str:
+        """What stands before the text of the calling thread."""
+        return getattr(self._prefixes, "text", "")
+
+    @prefix.setter
+    def prefix(self, text: str) -> None:
+        self._prefixes.text = text
+
     def __call__(self, text: str, done: Optional[float] = None) -> None:
         now = time.monotonic()
         if text != self.text:
-            self.text, self.started, self.printed = text, now, 0.0
-        if now - self.printed < (0.1 if self.live else self.interval_seconds) and done not in (1, 1.0):
+            self.text, self.started, self.printed = text, now, 0.0 if self.live or done is None else now
+        if now - self.printed < (0.1 if self.live else self.interval_seconds):
             return
         self.printed = now
         line = self.prefix + text

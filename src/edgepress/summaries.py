@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 
+LABELS = {"report": "report"}
+
+
 def summarize(stage: str, document: Any, path: Path) -> str:
     """Lines for people about the result of `stage`: its JSON document and the folder or file that was made."""
     lines = SUMMARIES[stage](document) if stage in SUMMARIES else []
-    return "\n".join([*lines, str(path)])
+    shown = f"{LABELS[stage]}: {path}" if stage in LABELS else str(path)
+    return "\n".join([*lines, shown])
 
 
 def _dataset(d: Mapping[str, Any]) -> List[str]:
@@ -54,9 +58,9 @@ def _benchmark(d: Any) -> List[str]:
 
 
 def _report(d: Mapping[str, Any]) -> List[str]:
-    from edgepress.report_text import plain_table
+    from edgepress.report_text import plain_table, summary_lines
 
-    return [plain_table(d)]
+    return [plain_table(d), *summary_lines(d)]
 
 
 SUMMARIES: Mapping[str, Callable[[Any], List[str]]] = {
