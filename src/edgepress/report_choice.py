@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from edgepress import statistics
 from edgepress.measurement import Measurement, speedup
-from edgepress.report_text import factor, milliseconds, percent, points, size
+from edgepress.report_text import at_most, factor, milliseconds, percent, points, size
 
 
 def latency_entry(measured: Measurement, base: Optional[Measurement]) -> Dict[str, Any]:
@@ -70,7 +70,7 @@ def headline(rows: Sequence[Mapping[str, Any]], images: Optional[int]) -> Dict[s
 
 
 def _why(row: Mapping[str, Any], reference: Optional[Mapping[str, Any]]) -> str:
-    facts = [f"It is right on {percent(row['accuracy'])} of {row['images']} test images and certified to lose at most {points(row['drop_at_most'], 2).lstrip('+')} points against float"]
+    facts = [f"It is right on {percent(row['accuracy'])} of {row['images']} test images and certified to lose at most {at_most(row['drop_at_most'], 2)} points against float"]
     one = row["latency"].get("1") or {}
     if one:
         facts.append(f"it answers in {milliseconds(one['median_ms'])}" + (f", {factor(one['speedup'])} as fast as float" if one.get("speedup_claimed") and one["speedup"] > 1 else ""))

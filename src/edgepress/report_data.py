@@ -82,13 +82,23 @@ def first_document(run: Run, stage: str, name: str) -> Optional[Mapping[str, Any
 
 def comparison_rows(run: Run) -> List[Dict[str, Any]]:
     """One row per file and runtime, the float reference first, as in the order of the run."""
-    certificates = {step["inputs"].get("model"): (step, documents.get("certificate.json", {})) for step, documents in run.of("certify")}
-    benchmarks = measurements(run)
     evaluations = [(step, documents["evaluation.json"]) for step, documents in run.of("evaluate") if "evaluation.json" in documents]
-    reference = next((step["inputs"].get("reference") for step, _ in certificates.values()), evaluations[0][0]["artifact"] if evaluations else None)
-    rows = [_row(step, document, reference == step["artifact"], certificates.get(step["artifact"]), benchmarks) for step, document in evaluations]
+    by_artifact = {step["artifact"]: _identity(document) for step, document in evaluations}
+    certificates, references = {}, []
+    for step, documents in run.of("certify"):
+        certificate = documents["certificate.json"]  # made from evaluations, or from files: then the bytes and the runtime tell which
+        certificates[by_artifact.get(step["inputs"].get("model")) or _identity(certificate)] = (step, certificate)
+        references.append(by_artifact.get(step["inputs"].get("reference")) or _identity(certificate["reference"]))
+    reference = references[0] if references else _identity(evaluations[0][1]) if evaluations else None
+    benchmarks = measurements(run)
+    rows = [_row(step, document, _identity(document) == reference, certificates.get(_identity(document)), benchmarks) for step, document in evaluations]
     _add_latencies(rows, benchmarks)
     return sorted(rows, key=lambda row: not row["is_reference"])
+
+
+def _identity(document: Mapping[str, Any]) -> Tuple[str, str]:
+    """(sha256, runtime) of the file that a document is about."""
+    return document["sha256"], document["runtime"]["name"]
 
 
 def _row(step: Mapping[str, Any], document: Mapping[str, Any], is_reference: bool, certificate: Optional[Tuple[Mapping[str, Any], Mapping[str, Any]]],
@@ -155,14 +165,21 @@ def name_of(file: str) -> str:
 def warnings(run: Run, rows: List[Dict[str, Any]]) -> List[Dict[str, str]]:
     """Every warning that a stage wrote down, once, with the file it stands in."""
     found: Dict[str, str] = {}
-    variants = {step["artifact"]: f"{step['variant']} in {step['runtime']}: " for step in run.steps if step.get("variant") and step.get("runtime")}
+    variants = {step["artifact"]: step["variant"] + (f" in {step['runtime']}: " if step.get("runtime") else ": ") for step in run.steps if step.get("variant")}
     for artifact, documents in run.documents.items():
         for name, document in documents.items():
             for text in document.get("warnings", []) if isinstance(document, dict) else []:
-                found.setdefault(variants.get(artifact, "") + (text if isinstance(text, str) else str(text.get("text") or text.get("message") or text)), f"{artifact}/{name}")
+                found.setdefault(variants.get(artifact, "") + _words(text), f"{artifact}/{name}")
     for text, source in measurement_warnings(run, rows):
         found.setdefault(text, source)
     return [{"text": text, "source": source} for text, source in found.items()]
+
+
+def _words(warning: Any) -> str:
+    """A warning is a sentence, or a mapping that says what is wrong and what to do."""
+    if not isinstance(warning, dict):
+        return str(warning)
+    return "; ".join(str(warning[key]) for key in ("text", "message", "reason", "hint", "remedy") if warning.get(key)) or str(warning)
 
 
 def measurement_warnings(run: Run, rows: List[Dict[str, Any]]) -> Iterator[Tuple[str, str]]:

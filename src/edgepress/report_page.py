@@ -10,7 +10,7 @@ from edgepress import report_plots as plots
 from edgepress import report_sections as sections
 from edgepress.report_choice import cost
 from edgepress.report_data import Run
-from edgepress.report_text import certified, factor, milliseconds, percent, points, size
+from edgepress.report_text import at_most, certified, factor, milliseconds, percent, points, size
 
 # Colors by scheme (classes of report.css, distinguishable with the common color-vision deficiencies), shapes by runtime: never color alone.
 SCHEME_CLASS = {"float32": "k0", "float16": "k1", "dynamic_wi8_afp32": "k2", "weight_only_wi8_afp32": "k3", "static_wi8_ai8": "k4", "static_wi8_ai16": "k5"}
@@ -57,10 +57,9 @@ def render(report: Mapping[str, Any], run: Run, *, thumbnails: int) -> str:
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:
-    finetune = report["recipe"].get("finetune") or {}
     images = next((row["images"] for row in report["rows"] if row.get("images")), None)
     files = len({row["sha256"] for row in report["rows"]})
-    facts = [str(finetune.get("backbone") or ""), f"{files} files" if files else "", f"{images} test images" if images else ""]
+    facts = [str((report["training"] or {}).get("backbone") or ""), f"{files} files" if files else "", f"{images} test images" if images else ""]
     return " · ".join(fact for fact in facts if fact)
 
 
@@ -84,7 +83,7 @@ def tiles(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Accuracy, latency, size and memory of the chosen file, each with its comparison."""
     reference = next((r for r in report["rows"] if r["is_reference"]), row)
     one = row["latency"].get("1") or next(iter(row["latency"].values()), None)
-    found = [(percent(row["accuracy"]), "right on test images" + (f"; {points(row['drop'])} points lost [{points(row['drop_interval'][0])}, {points(row['drop_interval'][1])}]" if row.get("drop") is not None else "; the float reference"))]
+    found = [(percent(row["accuracy"]), "right on test images" + (f"; drop against float {points(row['drop'])} points [{points(row['drop_interval'][0])}, {points(row['drop_interval'][1])}]" if row.get("drop") is not None else "; the float reference"))]
     if one:
         found.append((milliseconds(one["median_ms"]), "one thread" + (f", {factor(one['speedup'])} as fast as float" if one["speedup_claimed"] else ", as fast as float within the interval" if one["speedup"] else "")))
     found.append((size(row["size_bytes"]), (f"file, {percent(row['size_bytes'] / reference['size_bytes'], 0)} of float" if row is not reference else "file") + (f"; {size(row['gzip_bytes'])} gzipped" if row["gzip_bytes"] else "")))
@@ -150,7 +149,7 @@ def _drop_cell(row: Mapping[str, Any]) -> Tuple[str, Any, str]:
 def _verdict_cell(row: Mapping[str, Any]) -> Tuple[str, Any, str]:
     word = certified(row)
     css, sign = {"yes": ("yes", "✓ "), "no": ("no", "✗ "), "unresolved": ("open", "? ")}.get(word, ("plain", ""))
-    detail = f"<small>at most {points(row['drop_at_most'], 2).lstrip('+')} lost</small>" if row.get("drop_at_most") is not None else ""
+    detail = f"<small>at most {at_most(row['drop_at_most'], 2)} lost</small>" if row.get("drop_at_most") is not None else ""
     return f'<span class="pill {css}" title="{escape(row.get("verdict") or "", quote=True)}">{sign}{word}</span>{detail}', word, ""
 
 

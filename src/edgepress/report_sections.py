@@ -10,6 +10,7 @@ from edgepress.report_data import Run, measurements
 from edgepress.report_text import points
 
 CLASS_ROWS = 20  # classes drawn one by one; of more, those that lost most
+BESIDE_CLASSES = 6  # a table of drops fits beside the plot up to here
 TABLE_CLASSES = 12  # confusion matrix with numbers up to here
 HEAT_CLASSES = 100  # and as a picture up to here
 OPEN_PHOTOS = 14  # two rows on a wide screen
@@ -53,7 +54,9 @@ def classes(report: Mapping[str, Any], run: Run) -> str:
     left_out = f" The {CLASS_ROWS} of {len(ranked)} classes that lost most." if len(ranked) > CLASS_ROWS else ""
     note = f"{row['variant']} in {row['runtime']} against the float reference, intervals widened so that all of them hold at once (Bonferroni); dotted: the budget of {document['max_drop']:g} points.{left_out}"
     figure = f'<figure>{plots.drops(ranked[:CLASS_ROWS], limit=document["max_drop"], css=css)}<figcaption>{escape(note)}</figcaption></figure>'
-    return f'<h2>What each class lost</h2><div class="grid">{figure}<div>{_drop_table(found, [c["label"] for c in ranked[:CLASS_ROWS]])}</div></div>'
+    table = _drop_table(found, [c["label"] for c in ranked[:CLASS_ROWS]])
+    beside = len(ranked) <= BESIDE_CLASSES or len(ranked) > TABLE_CLASSES
+    return f'<h2>What each class lost</h2><div class="grid">{figure}<div>{table}</div></div>' if beside else f'<h2>What each class lost</h2>{table}<div class="grid">{figure}</div>'
 
 
 def _interest(row: Mapping[str, Any]) -> Tuple[bool, bool, bool, float]:

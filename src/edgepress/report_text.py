@@ -1,6 +1,7 @@
 """The comparison as text: cells, rows, a plain table for the terminal and a Markdown table."""
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 VERDICTS = {True: "yes", False: "no", "unresolved": "unresolved"}
@@ -17,6 +18,11 @@ def points(value: Optional[float], digits: int = 1) -> str:
         return "–"
     text = f"{abs(value):.{digits}f}"
     return text if float(text) == 0 else ("+" if value > 0 else "−") + text
+
+
+def at_most(value: Optional[float], digits: int = 1) -> str:
+    """An upper bound in points, rounded up so that it stays one, without a plus sign."""
+    return "–" if value is None else points(math.ceil(value * 10 ** digits - 1e-9) / 10 ** digits, digits).lstrip("+")
 
 
 def size(count: Optional[float]) -> str:
@@ -103,7 +109,7 @@ def plain_table(report: Mapping[str, Any], *, width: int = 100) -> str:
 def _plain_cells(row: Mapping[str, Any]) -> List[str]:
     one, many = row["latency"].get("1"), row["latency"].get(row["most_threads"] or "") if row["most_threads"] != "1" else None
     runtime = {"onnxruntime": "ort", "tflite_runtime": "tflite-rt"}.get(row["runtime"], row["runtime"])
-    lost = "–" if row.get("drop") is None else f"{points(row['drop'])} ≤{points(row['drop_at_most']).lstrip('+')}"
+    lost = "–" if row.get("drop") is None else f"{points(row['drop'])} ≤{at_most(row['drop_at_most'])}"
     cells = [("→ " if row.get("chosen") else "") + row["variant"], runtime, percent(row.get("accuracy")), lost, certified(row) if row["status"] == "ok" else row["status"], size(row["size_bytes"]),
              milliseconds(one and one["median_ms"]), speedup(one), percent(row.get("agreement")), milliseconds(many and many["median_ms"]), size(row["gzip_bytes"])]
     return [cell.replace(" %", "%") for cell in cells]

@@ -15,7 +15,7 @@ from report_run import make_run  # noqa: E402
 
 from edgepress.errors import ArtifactError  # noqa: E402
 from edgepress.recipe import ReportConfig  # noqa: E402
-from edgepress.report_text import HEAD, markdown_table, plain_table, table_rows  # noqa: E402
+from edgepress.report_text import HEAD, at_most, markdown_table, plain_table, table_rows  # noqa: E402
 from edgepress.stages.report import report  # noqa: E402
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -179,6 +179,11 @@ def test_any_number_of_classes_fits(tmp_path, classes):
 def test_thumbnails_are_limited(tmp_path, photos):
     html = (write(make_run(tmp_path / "r", photos=photos), thumbnails=3) / "report.html").read_text()
     assert html.count("<img") == 6  # three flipped, three that the reference gets wrong
+
+
+@pytest.mark.parametrize(("value", "digits", "text"), [(0.1498, 1, "0.2"), (0.1498, 2, "0.15"), (0.2, 1, "0.2"), (-0.34, 1, "−0.3"), (None, 1, "–")])
+def test_an_upper_bound_is_rounded_up(value, digits, text):
+    assert at_most(value, digits) == text
 
 
 def test_plain_table_fits_a_terminal(made):
