@@ -126,9 +126,9 @@ def run(source: Path, out: Optional[Path], dry_run: bool, as_json: bool, **value
         finally:
             line.close()
             if "report" in runner.artifacts:
-                _print_report(runner.artifacts["report"], as_json)
+                _print_report(out / "report", as_json)
     if not as_json:
-        click.echo(f"bundle: {os.path.relpath(runner.artifacts['bundle'])}")
+        click.echo(f"bundle: {out / 'bundle'}")
 
 
 class _Steps:
@@ -152,7 +152,7 @@ def _print_report(folder: Path, as_json: bool) -> None:
         return
     from edgepress.summaries import summarize
 
-    click.echo(summarize("report", json.loads((folder / "report.json").read_text(encoding="utf-8")), Path(os.path.relpath(folder / "report.html"))))
+    click.echo(summarize("report", json.loads((folder / "report.json").read_text(encoding="utf-8")), folder / "report.html"))
 
 
 @cli.command()

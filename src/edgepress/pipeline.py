@@ -170,8 +170,9 @@ class Runner:
     def run(self, steps: List[Step]) -> None:
         """All steps, then the report and the bundle. Raises what a required step raises; GateError if nothing may ship."""
         self.run_steps(steps)
-        self._step(Step("report", "report", {"run": self.out}, self.recipe.report))
-        self._step(Step("bundle", "bundle", {"run": self.out}, self.recipe.bundle))
+        for name in ("report", "bundle"):
+            self._step(Step(name, name, {"run": self.out}, getattr(self.recipe, name)))
+            self._point_to(self.artifacts[name])
 
     def run_steps(self, steps: List[Step]) -> None:
         """The given steps alone: the trunk one by one in a child that has TensorFlow, its variants two at a time, benchmarks alone."""
@@ -227,6 +228,14 @@ class Runner:
                 raise
         finally:
             self._write(record, started)
+
+    def _point_to(self, artifact: Path) -> None:
+        """A link without the key, such as `report` -> `report-1a2b3c`: a place that stays the same from run to run."""
+        link = self.out / artifact.name.partition("-")[0]
+        part = self.out / f".{link.name}.part-{os.getpid()}"
+        part.unlink(missing_ok=True)
+        part.symlink_to(artifact.name, target_is_directory=True)
+        os.replace(part, link)
 
     def _resolve(self, value: Union[Ref, Path, Tuple[Ref, ...]]) -> Any:
         if isinstance(value, tuple):

@@ -88,6 +88,8 @@ def build_recipe(source: Path, values: Mapping[str, Any]) -> Recipe:
     recipe = load_recipe(source) if source.suffix == ".toml" else Recipe(images=str(source))
     if source.suffix == ".toml" and recipe.images not in OFFLINE_SOURCES and not Path(recipe.images).is_absolute():
         recipe = replace(recipe, images=str(source.parent / recipe.images))
+    if recipe.images not in OFFLINE_SOURCES and not Path(recipe.images).exists():
+        raise RecipeError(f"{recipe.images} does not exist", "give a folder with one folder of photos per class, a CSV of path,label, a recipe .toml, or the word digits")
     changes: Dict[str, Any] = {}
     for key in ("schemes", "runtimes"):
         if values.get(key):
