@@ -203,15 +203,19 @@ def test_not_a_picture(keras: Any, tmp_path: Path) -> None:
     assert [entry["inputs"][0]["shape"] for entry in record["files"]] == [[1, 20], [1, 20]] and record["contract"] is False
 
 
-def test_flex_operators_are_named(keras: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("function, message", [("sinh", "not built into TFLite: FlexSinh"), ("digamma", "does not have: Digamma")])
+def test_foreign_operators_are_named(keras: Any, tmp_path: Path, function: str, message: str) -> None:
     from edgepress.tf import import_tensorflow
 
     tf, _ = import_tensorflow()
     inputs = keras.Input((12, 10, 3))
-    flat = keras.layers.Flatten()(tf.math.igamma(tf.abs(inputs) + 1.0, tf.abs(inputs)))
+    flat = keras.layers.Flatten()(getattr(tf.math, function)(inputs))
     keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(flat)).save(tmp_path / "flex.keras")
-    with pytest.raises(ModelError, match="FlexIgamma"):
+    with pytest.raises(ModelError, match=message):
         convert(tmp_path / "flex.keras", tmp_path / "out", normalization="0..1", formats=("tflite",))
+    if function == "sinh":
+        record = convert(tmp_path / "flex.keras", tmp_path / "allowed", normalization="0..1", formats=("tflite",), allow_flex=True)
+        assert record["files"][0]["flex_operators"] == ["FlexSinh"] and record["files"][0]["parity"]["passed"] is None
 
 
 def test_unsafe_model_is_refused_by_the_stage(keras: Any, tmp_path: Path) -> None:
