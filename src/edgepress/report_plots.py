@@ -4,7 +4,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Sequence, Tuple
+
+from edgepress import report_text
 
 WIDTH = 420  # user units; at 360 px of screen the 12-unit text is still 9 px
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 30, 40
@@ -39,14 +41,14 @@ def linear_ticks(low: float, high: float, count: int = 5) -> List[float]:
     """About `count` round values between two numbers."""
     raw = max(high - low, 1e-9) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.7)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 10) for i in range(first, int(math.floor(high / step + 1e-9)) + 1)]
 
 
 def number(value: float) -> str:
     """A short number for a tick: 0.5, 12, 1,500."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
 
 
 def _svg(body: Sequence[str], height: float, label: str) -> str:
@@ -131,8 +133,8 @@ def y_range(points: Sequence[Point], levels: Sequence[float]) -> Tuple[float, fl
     near = [p for p in points if p.y >= best - 10]
     low, high = min([p.y for p in near] + list(levels)), max([p.y for p in near] + list(levels))
     room = max(1.5, high - low)
-    low, high = max(min(p.y_low for p in near), low - room), min(max(p.y_high for p in near), high + room)
-    return max(0.0, min(low, *levels, high - 2) - 0.3 if levels else low - 0.3), min(100.0, high + 0.3)
+    low, high = min(low, max(min(p.y_low for p in near), low - room)), max(high, min(max(p.y_high for p in near), high + room))
+    return max(0.0, low - 0.3), min(100.0, high + 0.3)
 
 
 def _below(p: Point, x: Axis, bottom: float) -> List[str]:
@@ -212,7 +214,7 @@ def drops(rows: Sequence[Mapping], *, limit: float, css: str) -> str:
     for index, row in enumerate(rows):
         y, (low, high) = 4 + pitch * index + 23, row["interval"]
         title = f"{row['label']}: {row['drop']:+.1f} points, corrected interval {low:+.1f} … {high:+.1f}, {row['images']} images"
-        parts += [_text(12, y - 9, f"{row['label']}", anchor="start", css="t b"), _text(WIDTH - RIGHT, y - 9, f"{row['drop']:+.1f} ({row['images']} images)".replace("-", "−"), anchor="end"),
+        parts += [_text(12, y - 9, f"{row['label']}", anchor="start", css="t b"), _text(WIDTH - RIGHT, y - 9, f"{report_text.points(row['drop'])} ({row['images']} images)", anchor="end"),
                   _line(x.at(low), y, x.at(high), y, f"bar {css}"), marker("circle", x.at(row["drop"]), y, 4.5, f"dot {css}", title)]
     return _svg(parts, height, "recall lost per class")
 
