@@ -40,7 +40,7 @@ def render(report: Mapping[str, Any], run: Run, *, thumbnails: int) -> str:
         run: the run, for raw values, confusion matrices and photos.
         thumbnails: most photos shown per gallery.
     """
-    parts = [("verdict", "Verdict", verdict(report)), ("warnings", "Warnings", origin.warning_list(report)), ("files", "Files", comparison(report)),
+    parts = [("verdict", "Verdict", verdict(report)), ("files", "Files", comparison(report)), ("warnings", "Warnings", origin.warning_list(report)),
              ("trade-offs", "Trade-offs", trade_offs(report)), ("latency", "Latency", sections.latencies(report, run, css_class)),
              ("classes", "Classes", sections.classes(report, run)), ("photos", "Photos", sections.photos(report, run, limit=thumbnails)),
              ("mistakes", "Mistakes", sections.mistakes(report, run)), ("training", "Training", origin.training(report)),
