@@ -72,7 +72,9 @@ def calibration_images(path: Path, *, count: int, seed: int) -> ImageSet:
     """
     path = Path(path)
     stored = (path / DATASET_FILE).is_file() or is_artifact(path)
-    images = _read_index(path, "train") if stored else _unlabelled(path) or _listed(path, "train")
+    images = _read_index(path, "train") if stored else _unlabelled(path)
+    if images is None:
+        images = _listed(path, "train")
     if not len(images):
         raise DatasetError(f"{name_of(path)} has no images to calibrate with", "give a dataset with a training split, or a folder of photos")
     chosen = select(images, _stratified(images.targets, count, seed))
@@ -135,7 +137,7 @@ def _of_photos(labels: Sequence[str], photos: Sequence[Photo]) -> ImageSet:
 def _unlabelled(path: Path) -> Optional[ImageSet]:
     """Photos that lie directly in a folder without class folders; None where there are class folders."""
     if not path.is_dir() or any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()):
-        return None
+        return None  # a path that is not there included: find_photos says what is accepted
     photos = [Photo(Path(os.path.abspath(p)), name_of(p.name), "") for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")]
     return _of_photos(("",), photos)
 

@@ -255,6 +255,17 @@ def test_one_photo_in_two_classes_is_reported(tmp_path: Path) -> None:
     assert any("several classes, for example cat/00004.png and dog/copy.png" in w for w in facts["warnings"])
 
 
+def test_one_scene_from_a_fixed_camera_is_divided_and_said(tmp_path: Path) -> None:
+    images = class_folders(tmp_path / "photos", count=30)
+    for i in range(30):
+        scene = photo(7777)
+        scene.putpixel((i, 5), (255, 255, 255))
+        scene.save(images / "dog" / f"{i:05}.png")
+    facts, _ = run(images, tmp_path / "out")
+    assert all(facts["counts"][split]["dog"] for split in ("train", "test"))
+    assert any("30 photos look like dog/00000.png" in w for w in facts["warnings"])
+
+
 def test_imbalance_and_resolution(tmp_path: Path) -> None:
     images = class_folders(tmp_path / "photos", labels=("rare",), count=10)
     class_folders(images, labels=("common",), count=60, seed=5000)

@@ -16,7 +16,7 @@ import numpy as np
 from edgepress import digits
 from edgepress.artifact import write_atomic
 from edgepress.dataset_report import SCHEMA, describe
-from edgepress.duplicates import Looks, group_copies, look
+from edgepress.duplicates import Looks, divide_scenes, group_copies, look
 from edgepress.errors import DatasetError, RecipeError
 from edgepress.photos import Found, Photo, Skipped, find_photos
 from edgepress.preprocess import UnusableImage, decode, name_of, read_bytes
@@ -59,6 +59,7 @@ def dataset(out: Path, *, images: Path, config: DatasetConfig) -> None:
     _check_counts(found, items, skipped, config)
     targets = np.array([found.labels.index(item.photo.label) for item in items], dtype=np.int64)
     groups = group_copies([item.digest for item in items], [item.looks for item in items], bits=config.near_duplicate_bits)
+    groups, scenes = divide_scenes(groups, [item.digest for item in items], targets)
     sides, dropped = _assign(items, targets, groups, config)
     skipped += [Skipped(items[i].photo.name, reason) for i, reason in dropped.items()]
     kept = [i for i in range(len(items)) if i not in dropped]
@@ -66,6 +67,9 @@ def dataset(out: Path, *, images: Path, config: DatasetConfig) -> None:
     _write_index(out, [(items[i], int(targets[i]), sides[i]) for i in kept])
     facts = describe(labels=found.labels, names=[item.photo.name for item in items], digests=[item.digest for item in items], targets=targets, groups=groups,
                      sides=sides, kept=kept, sizes=[(item.width, item.height) for item in items])
+    for first, size in scenes.items():
+        facts["warnings"].append(f"{size} photos look like {items[first].photo.name} (one scene, seen by a fixed camera?), more than half of a class: they are divided one by one, "
+                                 "so test photos resemble training photos and the accuracy flatters")
     document = {"schema": SCHEMA, "stage": "dataset", "source": name_of(images), "labels": list(found.labels), "found": len(found.photos) + len(found.skipped),
                 "images": len(kept), **facts, "skipped": [asdict(s) for s in skipped], "max_pixels": max_pixels}
     write_atomic(out / "dataset.json", (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
