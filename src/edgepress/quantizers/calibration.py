@@ -18,6 +18,7 @@ MOVING_AVERAGE = 0.95  # smoothing of ai-edge-quantizer's default; the result de
 PERCENTILE = 99.99
 BINS = 2048
 MOST_VALUES = 16384  # values of one tensor and image that enter a histogram; a stride, so that borders are not favoured
+MEAN_INPUTS = 64  # inputs whose channel means are taken: a mean needs fewer than a maximum
 LEVELS = 128  # positive levels of int8, for the entropy method
 
 
@@ -65,6 +66,44 @@ class _Histograms:
         flat = values.reshape(-1)
         sample = flat[:: max(1, flat.size // MOST_VALUES)]
         self.counts[name] = self.counts.get(name, 0) + np.histogram(sample, bins=BINS, range=self.extremes[name])[0]
+
+
+@dataclass
+class _Means:
+    """Mean of each channel over the first inputs; what bias correction needs."""
+
+    names: frozenset
+    channel_axis: int  # −1 in TFLite, 1 in ONNX
+    sums: Dict[str, np.ndarray]
+    counts: Dict[str, int]
+
+    def __call__(self, name: str, values: np.ndarray) -> None:
+        if name not in self.names or self.counts.get(name, 0) >= MEAN_INPUTS:
+            return
+        if self.channel_axis == -1 or values.ndim == 2:
+            flat = values.reshape(-1, values.shape[-1])
+            mean = np.ones(len(flat), np.float32) @ flat / len(flat)
+        else:
+            mean = values.reshape(values.shape[1], -1).mean(axis=1)
+        self.sums[name] = self.sums.get(name, 0.0) + mean.astype(np.float64)
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def result(self) -> Dict[str, np.ndarray]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+
+def collect_with_means(observe: Observe, feeds: Feeds, *, method: str, exact: Sequence[str] = (), names: Sequence[str] = (),
+                       channel_axis: int = -1) -> Tuple[Dict[str, Range], Dict[str, np.ndarray]]:
+    """`collect`, and in the same pass the mean of each channel of the activations `names`."""
+    means = _Means(frozenset(names), channel_axis, {}, {})
+
+    def observed(given: Iterable[np.ndarray], visit: Visit) -> None:
+        def both(name: str, values: np.ndarray) -> None:
+            visit(name, values)
+            means(name, values)
+        observe(given, both)
+
+    return collect(observed, feeds, method=method, exact=exact), means.result()
 
 
 def collect(observe: Observe, feeds: Feeds, *, method: str, exact: Sequence[str] = ()) -> Dict[str, Range]:
@@ -118,6 +157,7 @@ def clip_entropy(counts: np.ndarray, limits: Range) -> Range:
     """
     centers = (np.linspace(*limits, counts.size + 1)[:-1] + np.linspace(*limits, counts.size + 1)[1:]) / 2
     magnitudes, edges = np.histogram(np.abs(centers), bins=BINS, range=(0, max(map(abs, limits))), weights=counts)
+    magnitudes[0] = magnitudes[1]  # exact zeros of a ReLU are represented exactly: they must not decide (as in TensorRT)
     candidates = range(LEVELS, BINS + 1, 16)
     best = min(candidates, key=lambda stop: (_divergence(magnitudes, stop), -stop))
     threshold = float(edges[best])

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.errors import ModelError, UnsupportedError
-from edgepress.quantizers import Request, calibration, input_folding_onnx, static
+from edgepress.quantizers import Request, biases_onnx, calibration, input_folding_onnx, static
 from edgepress.quantizers.calibration import Range
 from edgepress.quantizers.input_folding_onnx import drop_unused, initializers, replace
 from edgepress.runtimes.base import TensorInfo
@@ -65,19 +65,18 @@ def load_model(data: bytes) -> Any:
 
 def _quantize_file(source: Any, request: Request) -> Tuple[Any, Dict[str, Any]]:
     samples = request.samples(input_info(source))
-    form = static.Format(fold=input_folding_onnx.fold, pack=lambda model: model.SerializeToString(), session=calibration.session_onnx,
-                         observe=calibration.observe_onnx, prepare=preprocess)
-    prepared = static.prepare(source, samples.feeds(input_info(source)), form, method=request.method, exact=lambda model: [n.input[0] for n in final_nodes(model)])
+    prepared = static.prepare(source, samples.feeds(input_info(source)), FORM, method=request.method)
     kept = [node.name for node in final_nodes(prepared.model)] + ([] if prepared.folded else prefix_nodes(prepared.model))
     settings = {"per_channel": request.per_channel, "signed_activations": request.signed_activations, "reduce_range": request.reduce_range}
     fused = {name: prepared.ranges[reader] for name, reader in calibration.fused_activations(prepared.model.graph).items()}
     model = quantize_static(prepared.model, ranges={**fused, **prepared.ranges}, keep_float=kept, **settings)
+    corrected = biases_onnx.correct_biases(model, prepared.model, prepared.means)
     float_logits = keep_logits_float(model)
     if prepared.folded:
         input_folding_onnx.attach_uint8_input(model, source, prepared.folded)
     recipe = {"quantizer": "onnxruntime.quantization.quantize_static", "format": "QDQ", "weights": "int8",
               "activations": "int8" if request.signed_activations else "uint8", "keep_float": kept, "float_logits": bool(float_logits), **settings}
-    return model, {"recipe": recipe, "calibration": {**samples.facts(), "method": request.method}, "input_folding": prepared.facts, "kept_float": kept}
+    return model, {"recipe": recipe, "calibration": {**samples.facts(), "method": request.method}, "input_folding": prepared.facts, "kept_float": kept, "bias_corrected_layers": corrected}
 
 
 def input_info(model: Any) -> TensorInfo:
@@ -343,3 +342,7 @@ def finish(model: Any, source: Any) -> bytes:
     drop_unused(model)
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
+
+
+FORM = static.Format(fold=input_folding_onnx.fold, pack=lambda model: model.SerializeToString(), session=calibration.session_onnx, observe=calibration.observe_onnx,
+                     prepare=preprocess, exact=lambda model: [node.input[0] for node in final_nodes(model)], weighted_inputs=biases_onnx.weighted_inputs, channel_axis=1)

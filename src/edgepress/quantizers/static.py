@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,35 +22,35 @@ class Prepared:
     model: Any  # ModelT or ModelProto: folded, or the original
     folded: Optional[Folded]
     ranges: Dict[str, Range]
+    means: Dict[str, np.ndarray]  # activation that a weighted layer reads → mean per channel
     facts: Dict[str, Any]  # input folding, for quantization.json
 
 
 @dataclass(frozen=True)
 class Format:
-    """The five things that differ between TFLite and ONNX here."""
+    """What differs between TFLite and ONNX here."""
 
     fold: Callable[[Any], Optional[Folded]]
     pack: Callable[[Any], bytes]
     session: Callable[[bytes], Callable[[np.ndarray], np.ndarray]]
     observe: Callable[[Any], calibration.Observe]
     prepare: Callable[[Any], Any]
+    exact: Callable[[Any], Sequence[str]]  # activations whose ranges are never clipped
+    weighted_inputs: Callable[[Any], Sequence[str]]  # activations that layers with weights read
+    channel_axis: int
 
 
-def prepare(model: Any, feeds: Feeds, form: Format, *, method: str, fold: bool = True, exact: Callable[[Any], Tuple[str, ...]] = lambda model: ()) -> Prepared:
-    """Fold, check the folding on real inputs, and calibrate.
-
-    Args:
-        feeds: inputs of the original file, batch 1.
-        exact: names of the activations whose ranges are never clipped.
-    """
+def prepare(model: Any, feeds: Feeds, form: Format, *, method: str, fold: bool = True) -> Prepared:
+    """Fold, check the folding on real inputs, and calibrate with `feeds` (inputs of the original file, batch 1)."""
     folded, facts = _fold_checked(model, feeds, form) if fold else (None, {"folded": False, "reason": "this scheme keeps the exact float operators"})
     chosen = form.prepare(folded.model if folded else model)
     inputs = _centered(feeds, folded) if folded else feeds
     report_progress("calibrating", done=0.0)
-    ranges = calibration.collect(form.observe(chosen), inputs, method=method, exact=exact(chosen))
+    ranges, means = calibration.collect_with_means(form.observe(chosen), inputs, method=method, exact=form.exact(chosen),
+                                                   names=form.weighted_inputs(chosen), channel_axis=form.channel_axis)
     if folded:
         ranges[folded.input_name] = (-float(folded.zero_point), 255.0 - folded.zero_point)  # scale exactly 1: a pixel is its own quantized value
-    return Prepared(chosen, folded, ranges, facts)
+    return Prepared(chosen, folded, ranges, means, facts)
 
 
 def _centered(feeds: Feeds, folded: Folded) -> Feeds:

@@ -3,20 +3,14 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Tuple
 
-import numpy as np
-
 from edgepress import flatbuffer
 from edgepress.errors import ModelError
-from edgepress.quantizers import Request, calibration, input_folding, static
+from edgepress.quantizers import Request, biases_tflite, calibration, input_folding, static
 from edgepress.quantizers.input_folding import OPS, op_code
 from edgepress.quantizers.samples import Samples
 from edgepress.runtimes.base import TensorInfo
 
 ELEMENTWISE = (OPS.CAST, OPS.MUL, OPS.ADD, OPS.SUB, OPS.DIV)
-FORM = static.Format(fold=input_folding.fold, pack=flatbuffer.pack_model, session=calibration.session_tflite,
-                     observe=lambda model: calibration.observe_tflite(flatbuffer.pack_model(model)), prepare=lambda model: model)
-
-
 def input_info(model: Any) -> TensorInfo:
     """The only input of a model.
 
@@ -35,7 +29,7 @@ def prepare_file(model: Any, request: Request, *, fold: bool) -> Tuple[Samples, 
     """Calibration inputs, and the model folded and calibrated with them."""
     info = input_info(model)
     samples = request.samples(info)
-    return samples, static.prepare(model, samples.feeds(info), FORM, method=request.method, fold=fold, exact=_logits)
+    return samples, static.prepare(model, samples.feeds(info), FORM, method=request.method, fold=fold)
 
 
 def final_operators(model: Any) -> List[Any]:
@@ -68,11 +62,18 @@ def _name(model: Any, index: Any) -> str:
     return model.subgraphs[0].tensors[int(index)].name.decode("utf-8", "replace")
 
 
-def finish(quantized: Any, prepared: static.Prepared) -> bytes:
-    """Bytes of the quantized ModelT with the uint8 input back in front."""
+FORM = static.Format(fold=input_folding.fold, pack=flatbuffer.pack_model, session=calibration.session_tflite,
+                     observe=lambda model: calibration.observe_tflite(flatbuffer.pack_model(model)), prepare=lambda model: model,
+                     exact=_logits, weighted_inputs=biases_tflite.weighted_inputs, channel_axis=-1)
+
+
+def finish(quantized: Any, prepared: static.Prepared) -> Tuple[bytes, Dict[str, Any]]:
+    """Bytes of the quantized ModelT, its biases mended and the uint8 input back in front; and what was done."""
+    done = {"widened_channels": biases_tflite.widen_dead_channels(quantized, prepared.model),
+            "bias_corrected_layers": biases_tflite.correct_biases(quantized, prepared.model, prepared.means)}
     if prepared.folded:
         input_folding.attach_uint8_input(quantized, prepared.folded.zero_point)
-    return flatbuffer.pack_model(quantized)
+    return flatbuffer.pack_model(quantized), done
 
 
 def facts(samples: Samples, prepared: static.Prepared, kept: List[str], request: Request) -> Dict[str, Any]:

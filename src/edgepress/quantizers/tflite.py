@@ -11,7 +11,7 @@ import numpy as np
 
 from edgepress import flatbuffer
 from edgepress.errors import ModelError, UnsupportedError, nearest
-from edgepress.quantizers import Request, bias_range, static_tflite
+from edgepress.quantizers import Request, static_tflite
 from edgepress.quantizers.calibration import Range
 
 NAME = "ai_edge_quantizer"
@@ -40,8 +40,8 @@ def _quantize_static(model: Any, request: Request) -> Tuple[bytes, Dict[str, Any
     recipe = make_recipe(request.scheme, per_channel=request.per_channel, dense_per_tensor=request.dense_per_tensor,
                          keep_float=kept, integer_input=prepared.folded is not None)
     quantized = apply_recipe(flatbuffer.pack_model(prepared.model), recipe=recipe, ranges=prepared.ranges)
-    mended = bias_range.mend_biases(quantized, prepared.model)
-    return static_tflite.finish(quantized, prepared), {"recipe": recipe, **static_tflite.facts(samples, prepared, kept, request), "widened_channels": mended}
+    finished, done = static_tflite.finish(quantized, prepared)
+    return finished, {"recipe": recipe, **static_tflite.facts(samples, prepared, kept, request), **done}
 
 
 def weight_config(scheme: str, *, per_channel: bool) -> Dict[str, Any]:
@@ -95,7 +95,7 @@ def apply_recipe(model: bytes, *, recipe: List[Dict[str, Any]], ranges: Optional
     noise = io.StringIO()  # a progress bar that its own switch does not reach
     try:
         with contextlib.redirect_stderr(noise), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # biases that overflow: bias_range mends them
+            warnings.simplefilter("ignore", RuntimeWarning)  # biases that overflow: biases_tflite mends them
             worker = quantizer.Quantizer(bytearray(model), recipe)
             result = worker.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:

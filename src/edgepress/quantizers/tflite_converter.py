@@ -37,7 +37,8 @@ def quantize(data: bytes, request: Request) -> Tuple[bytes, Dict[str, Any]]:
     quantized = run_converter(with_ranges(prepared.model, prepared.ranges), keep_float=kept, per_channel=request.per_channel,
                               dense_per_tensor=request.dense_per_tensor, integer_input=prepared.folded is not None)
     recipe = {"quantizer": "tensorflow.lite mlir_quantize", "keep_float": kept, "per_channel": request.per_channel, "dense_per_tensor": request.dense_per_tensor}
-    return static_tflite.finish(quantized, prepared), {"recipe": recipe, **static_tflite.facts(samples, prepared, kept, request)}
+    finished, done = static_tflite.finish(quantized, prepared)
+    return finished, {"recipe": recipe, **static_tflite.facts(samples, prepared, kept, request), **done}
 
 
 def with_ranges(model: Any, ranges: Mapping[str, Range]) -> bytes:
