@@ -60,13 +60,22 @@ def headline(rows: Sequence[Mapping[str, Any]], images: Optional[int]) -> Dict[s
     other = promising(rows, chosen)
     if chosen is None:
         return {"key": None, "text": "Nothing can be shipped yet.", "why": "No file was scored on test images.", "caveat": _caveat(other)}
-    text = f"Ship {chosen['variant']}, run by {chosen['runtime']}."
     if chosen.get("is_reference"):
-        certified = [row for row in rows if row.get("certified") is True]
-        why = ("It is the float reference: no smaller file is certified" if not certified else "It is the float reference, and no certified file is faster") + f" ({percent(chosen['accuracy'])} on {images} test images)."
-    else:
-        why = _why(chosen, next((row for row in rows if row.get("is_reference")), None))
-    return {"key": chosen["key"], "text": text, "why": why, "caveat": _caveat(other)}
+        return {"key": chosen["key"], **_float_only(rows, chosen, other), "caveat": _caveat(other)}
+    why = _why(chosen, next((row for row in rows if row.get("is_reference")), None))
+    return {"key": chosen["key"], "text": f"Ship {chosen['variant']}, run by {chosen['runtime']}.", "why": why, "caveat": _caveat(other)}
+
+
+def _float_only(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], other: Optional[Mapping[str, Any]]) -> Dict[str, str]:
+    """The verdict where the float reference is what ships: because it is the fastest, or because nothing else is certified."""
+    what = f"{chosen['variant']} run by {chosen['runtime']}, right on {percent(chosen['accuracy'])} of {chosen['images']} test images"
+    compared = [row for row in rows if row["status"] == "ok" and row.get("max_drop") is not None]
+    if not compared or any(row["certified"] is True for row in compared):
+        return {"text": f"Ship {chosen['variant']}, run by {chosen['runtime']}.", "why": f"It is the float reference{', and no certified file is faster' if compared else ''} ({percent(chosen['accuracy'])} of {chosen['images']} test images)."}
+    budget = f"a loss of at most {compared[0]['max_drop']:g} point{'s' if compared[0]['max_drop'] != 1 else ''}"
+    if other or any(row["certified"] == "unresolved" for row in compared):
+        return {"text": f"No compressed file is certified: {chosen['images']} test images cannot show {budget}.", "why": f"Until they can, the proven choice is the float file, {what}."}
+    return {"text": f"No compressed file keeps to {budget}.", "why": f"What is left to ship is the float file, {what}."}
 
 
 def _why(row: Mapping[str, Any], reference: Optional[Mapping[str, Any]]) -> str:
@@ -80,8 +89,11 @@ def _why(row: Mapping[str, Any], reference: Optional[Mapping[str, Any]]) -> str:
 
 
 def _caveat(row: Optional[Mapping[str, Any]]) -> Optional[str]:
+    """The faster file that these images cannot settle, and both ways to settle it."""
     if row is None:
         return None
-    needed = f"; about {row['images_needed']:,} test images would settle it" if row.get("images_needed") else ""
-    return (f"{row['variant']} in {row['runtime']} is faster ({milliseconds(cost(row, 'latency'))}) and lost {points(row['drop']).lstrip('+')} points on these images, but "
-            f"{row['images']} images cannot rule out more than {row['max_drop']:g}{needed}.")
+    entry = row["latency"].get("1") or {}
+    speed = f", {factor(entry['speedup'])} as fast as float" if entry.get("speedup_claimed") and entry["speedup"] > 1 else ""
+    images = f"about {row['images_needed']:,} test images would settle it, or " if row.get("images_needed") else ""
+    return (f"Fastest within the budget so far: {row['variant']} in {row['runtime']} ({milliseconds(cost(row, 'latency'))}{speed}, {size(row['size_bytes'])}). It lost {points(row['drop']).lstrip('+')} points on these "
+            f"{row['images']} images, and up to {at_most(row['drop_at_most'], 2)} cannot be ruled out: {images}--max-drop {at_most(row['drop_at_most'])} would accept it.")

@@ -114,7 +114,8 @@ def _verdicts(report: Mapping[str, Any]) -> str:
 
 
 def _table_row(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    pill = ' <span class="pill yes">ship this</span>' if row["chosen"] else ""
+    safe = row["chosen"] and row["is_reference"] and report["headline"]["caveat"]
+    pill = f' <span class="pill {"open" if safe else "yes"}">{"safe choice" if safe else "ship this"}</span>' if row["chosen"] else ""
     name = f'<span class="name">{escape(row["variant"])}</span>{pill}<small>{escape(row["runtime"])} {escape(row["runtime_version"] or "")}</small>'
     cells: List[Tuple[str, Any, str]] = [(name, row["variant"], "")]
     if row["status"] != "ok":

@@ -116,7 +116,21 @@ def test_the_fastest_certified_file_is_shipped_and_a_faster_unresolved_one_is_na
     _, facts, html = made
     fit = [r for r in facts["rows"] if r["status"] == "ok" and (r["is_reference"] or r["certified"] is True)]
     assert facts["headline"]["key"] == min(fit, key=lambda r: r["latency"]["1"]["median_ms"])["key"]
-    assert "static_wi8_ai8.tflite in litert is faster" in facts["headline"]["caveat"] and facts["headline"]["caveat"] in html.replace("&#x27;", "'")
+    assert "static_wi8_ai8.tflite in litert" in facts["headline"]["caveat"] and "test images would settle it" in facts["headline"]["caveat"] and facts["headline"]["caveat"] in html.replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize(("images", "keep", "words"), [
+    (120, None, "No compressed file is certified: 120 test images cannot show a loss of at most 1 point."),
+    (400, ("float32.tflite", "static_wi8_ai16.tflite"), "No compressed file keeps to a loss of at most 1 point."),
+    (400, ("float32.tflite",), "Ship float32.tflite, run by litert."),
+])
+def test_the_verdict_says_why_it_is_float(tmp_path, images, keep, words):
+    run = make_run(tmp_path / "r", images=images)
+    document = json.loads((run / "run.json").read_text())
+    document["steps"] = [s for s in document["steps"] if s["variant"] is None or keep is None or s["variant"] in keep]
+    (run / "run.json").write_text(json.dumps(document))
+    headline = json.loads((write(run) / "report.json").read_text())["headline"]
+    assert headline["text"] == words and headline["key"] == "float32.tflite@litert"
 
 
 def test_pareto_front_is_not_beaten(made):
