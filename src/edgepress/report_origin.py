@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from html import escape
-from typing import Any, Mapping, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from edgepress import report_plots as plots
 from edgepress.report_text import percent, size
@@ -104,11 +104,18 @@ def provenance(report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["environment"]["versions"].items())
     facts = [("processor", host.get("cpu")), ("cores", host.get("cpus")), ("memory", size(host["memory_bytes"]) if host.get("memory_bytes") else None),
              ("system", f"{host.get('system', '')} {host.get('release') or ''} {host.get('machine', '')}".strip()), ("extensions", ", ".join(host.get("cpu_flags") or [])),
-             ("Python", host.get("python")), ("governor", host.get("governor")), ("versions", versions)]
+             ("Python", host.get("python")), ("governor", host.get("governor")), ("versions", versions),
+             ("parity with Keras", _parity(report["conversion"]))]
     steps = [(f"{s['stage']} {s.get('variant') or ''} {s.get('runtime') or ''}", s["status"], f"{s['seconds']:.1f} s", s["artifact"] or "–") for s in report["steps"]]
     sources = [(f"{r['variant']} in {r['runtime']}", (r["sha256"] or "–")[:16], ", ".join(r["sources"].values())) for r in report["rows"]]
     return (f"<h2>How it was made</h2>{_facts(facts)}{_json('the recipe', report['recipe'])}{_table('steps and their time', ('Step', 'Status', 'Time', 'Artifact'), steps)}"
             f"{_table('where every number stands', ('File', 'sha256 begins', 'Sources in the run folder'), sources)}<p class=\"src\">{escape(RULE)}</p>")
+
+
+def _parity(conversion: Optional[Mapping[str, Any]]) -> str:
+    """Largest difference of a probability between each float file and the Keras model, as convert measured it."""
+    found = [(f["file"], f["parity"]) for f in (conversion or {}).get("files", []) if f.get("parity")]
+    return "; ".join(f"{name} in {p['runtime']}: largest difference of a probability {p['max_abs_difference']:.1e} (limit {p['tolerance']:g})" for name, p in found)
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

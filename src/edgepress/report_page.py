@@ -109,8 +109,17 @@ def comparison(report: Mapping[str, Any]) -> str:
 
 def _verdicts(report: Mapping[str, Any]) -> str:
     """Why each file is certified or not, in words: tooltips do not exist on a phone."""
-    items = "".join(f'<li><b>{escape(row["variant"])}</b> in {escape(row["runtime"])}: {escape(row["verdict"])}.</li>' for row in report["rows"] if row.get("verdict"))
+    items = "".join(f'<li><b>{escape(row["variant"])}</b> in {escape(row["runtime"])}: {escape(row["verdict"])}.{escape(_distances(row))}</li>' for row in report["rows"] if row.get("verdict"))
     return f"<details><summary>the verdicts in words</summary><ul>{items}</ul></details>" if items else ""
+
+
+def _distances(row: Mapping[str, Any]) -> str:
+    """How far the answers moved, whether or not the top class changed."""
+    flips, kl, parity = row["flips"] or {}, row["kl"] or {}, row["parity"] or {}
+    if not (flips and kl and parity):
+        return ""
+    return (f" McNemar p {row['mcnemar_p']:.2g}; wrong before and after, but differently: {flips['wrong_both_ways']}; KL mean {kl['mean']:.1e}, p99 {kl['p99']:.1e} nats; "
+            f"largest difference of a probability {parity['max_abs_difference']:.1e}.")
 
 
 def _table_row(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
