@@ -147,7 +147,7 @@ def test_pixels_are_made_once_per_content_and_spec(folder: Path, tmp_path: Path,
     cache, images = tmp_path / "cache", load_images(folder, split="test")
     first = pixel_file(images, SPEC, cache=cache)
     moved = load_images(Path(shutil.move(folder, tmp_path / "elsewhere")), split="test")
-    monkeypatch.setattr(imageset, "decode", None)  # decoding again would fail
+    monkeypatch.setattr(imageset, "load_pixels", None)  # decoding again would fail
     assert pixel_file(moved, SPEC, cache=cache) == first
     monkeypatch.undo()
     other = {pixel_file(moved, ModelSpec(labels=(), input_height=16, input_width=24, resize="pad"), cache=cache), pixel_file(moved, ModelSpec(labels=(), input_height=24, input_width=16), cache=cache)}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgepress.errors import DatasetError
 from edgepress.modelspec import ModelSpec
-from edgepress.preprocess import UnusableImage, decode, load_pixels, to_pixels
+from edgepress.preprocess import UnusableImage, decode, decode_reduced, load_pixels, to_pixels
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -44,7 +44,8 @@ def test_exif_orientation_turns_the_image_upright(orientation: int, form: str) -
     stored = corners().transpose(undo[orientation]) if orientation > 1 else corners()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    upright = decode(encoded(stored, form, exif=exif))
+    upright, size = decode_reduced(encoded(stored, form, exif=exif), side=2)
+    assert upright.size == size == (6, 4)
     assert np.array_equal(np.asarray(upright), np.asarray(corners()))
 
 
@@ -225,3 +226,36 @@ def test_load_pixels_follows_the_spec(tmp_path: Path) -> None:
     spec = ModelSpec(labels=("a", "b"), input_height=10, input_width=30, resize="pad")
     assert np.array_equal(load_pixels(file, spec), to_pixels(decode(file), size=(10, 30), resize="pad"))
     assert np.array_equal(load_pixels(file, spec), load_pixels(file.read_bytes(), spec))
+
+
+def large(form: str = "JPEG", orientation: int = 1) -> bytes:
+    rng = np.random.default_rng(3)
+    smooth = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).resize((2600, 2000), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"save_all": True, "append_images": [smooth]} if form == "MPO" else {}
+    return encoded(smooth, form, quality=90, exif=exif, **options)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+@pytest.mark.parametrize("orientation, whole", [(1, (2600, 2000)), (6, (2000, 2600))])
+def test_large_jpeg_is_decoded_smaller_and_comes_out_the_same(form: str, orientation: int, whole: tuple) -> None:
+    data = large(form, orientation)
+    image, size = decode_reduced(data, side=224)
+    assert size == whole == decode(data).size and image.size == (whole[0] // 2, whole[1] // 2)
+    for resize in ("stretch", "crop", "pad"):
+        spec = ModelSpec(labels=(), input_height=224, input_width=192, resize=resize)
+        difference = np.abs(load_pixels(data, spec).astype(int) - to_pixels(decode(data), size=spec.size, resize=resize).astype(int))
+        assert difference.max() <= 3 and difference.mean() < 0.3
+
+
+def test_small_jpeg_and_other_formats_are_decoded_whole() -> None:
+    small = encoded(Image.new("RGB", (1199, 1100)), "JPEG")
+    assert decode_reduced(small, side=32)[0].size == (1199, 1100)
+    assert decode_reduced(encoded(Image.new("L", (1300, 1300)), "PNG"), side=32)[0].size == (1300, 1300)
+
+
+def test_truncated_large_jpeg_is_noticed_when_decoded_smaller() -> None:
+    data = large()
+    with pytest.raises(UnusableImage, match="truncated"):
+        decode_reduced(data[:len(data) * 9 // 10], side=32)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from edgepress.preprocess import to_pixels
 
+VIEW_SIDE = 32  # pixels that hash and view are made from
 MAX_VIEW_DISTANCE = 0.14  # 95 % of copies are below 0.13; the most alike of 8 million pairs of digits are at 0.153
 MAX_BRIGHTNESS_SHIFT = 32.0  # of 255: a brighter copy is a copy, another flat image is not
 MAX_COLOR_SHIFT = 40.0  # of 255, any of the 4x4 cells: lets most grey copies of color photos pass
@@ -34,12 +35,12 @@ class Looks:
 
 @lru_cache(maxsize=None)
 def _dct_rows() -> np.ndarray:
-    return np.cos(np.pi * (np.arange(32)[None, :] + 0.5) * np.arange(8)[:, None] / 32)
+    return np.cos(np.pi * (np.arange(VIEW_SIDE)[None, :] + 0.5) * np.arange(8)[:, None] / VIEW_SIDE)
 
 
 def look(image: Image.Image) -> Looks:
     """The looks of an RGB image."""
-    small = Image.fromarray(to_pixels(image, size=(32, 32))).convert("YCbCr")
+    small = Image.fromarray(to_pixels(image, size=(VIEW_SIDE, VIEW_SIDE))).convert("YCbCr")
     brightness, *colors = small.split()
     low = np.round(_dct_rows() @ np.asarray(brightness, dtype=np.float64) @ _dct_rows().T, 3).ravel()  # rounded: a flat image must not be hashed by rounding errors
     phash = int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")

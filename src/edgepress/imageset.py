@@ -18,7 +18,7 @@ from edgepress.errors import ArtifactError, DatasetError, nearest
 from edgepress.hashes import UNREADABLE, digest_files, source_digest
 from edgepress.modelspec import ModelSpec
 from edgepress.photos import SPLITS, Photo, find_photos, sort_labels
-from edgepress.preprocess import MAX_PIXELS, SUFFIXES, decode, name_of, read_bytes, to_pixels
+from edgepress.preprocess import MAX_PIXELS, SUFFIXES, decode, load_pixels, name_of, read_bytes
 from edgepress.streaming import map_ordered, show_progress
 from edgepress.tensors import is_tensor_csv, load_tensors
 
@@ -180,7 +180,7 @@ def _pixel_rows(images: ImageSet, spec: ModelSpec) -> Iterator[np.ndarray]:
         if sha256(data).hexdigest() != images.digests[i]:
             raise DatasetError(f"{name_of(images.paths[i])} is not the file it was when the dataset was made", "run the dataset stage again")
         try:
-            return to_pixels(decode(data, max_pixels=images.max_pixels), size=spec.size, resize=spec.resize)
+            return load_pixels(data, spec, max_pixels=images.max_pixels)
         except DatasetError:
             decode(images.paths[i], max_pixels=images.max_pixels)  # the same error, with the file's name
             raise

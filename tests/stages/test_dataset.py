@@ -286,6 +286,18 @@ def test_csv(tmp_path: Path) -> None:
     assert [s["reason"].split(" (")[0] for s in facts["skipped"]] == ["no label", "no path", "it cannot be read"]
 
 
+def test_too_few_files_are_noticed_before_any_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepress.stages.dataset.decode_reduced", None)
+    with pytest.raises(DatasetError, match="'cat' has 9, 'dog' has 9"):
+        run(class_folders(tmp_path / "photos", count=9), tmp_path / "out")
+
+
+def test_raw_tensors_are_no_photos(tmp_path: Path) -> None:
+    (tmp_path / "y_labels.csv").write_text("a.bin,2,1\n")
+    with pytest.raises(DatasetError, match="raw tensors"):
+        run(tmp_path / "y_labels.csv", tmp_path / "out")
+
+
 def test_digits(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     facts, rows = run(Path("digits"), tmp_path / "out")

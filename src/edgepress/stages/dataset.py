@@ -6,6 +6,7 @@ import io
 import json
 import os
 import warnings
+from collections import Counter
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 from edgepress import digits
 from edgepress.artifact import write_atomic
 from edgepress.dataset_report import SCHEMA, describe
-from edgepress.duplicates import Looks, divide_scenes, group_copies, look
+from edgepress.duplicates import VIEW_SIDE, Looks, divide_scenes, group_copies, look
 from edgepress.errors import DatasetError, RecipeError
 from edgepress.photos import Found, Photo, Skipped, find_photos
-from edgepress.preprocess import UnusableImage, decode, name_of, read_bytes
+from edgepress.preprocess import UnusableImage, decode_reduced, name_of, read_bytes
 from edgepress.recipe import DatasetConfig
 from edgepress.splits import SIDES, split_by_content
 from edgepress.streaming import map_ordered, show_progress
+from edgepress.tensors import is_tensor_csv
 
 COLUMNS = ("path", "label", "split", "sha256", "phash", "width", "height")
 
@@ -49,14 +51,17 @@ def dataset(out: Path, *, images: Path, config: DatasetConfig) -> None:
         RecipeError: shares or limits that cannot be.
     """
     _check(config)
+    if is_tensor_csv(images):
+        raise DatasetError(f"{name_of(images)} lists raw tensors, not photos", "only `edgepress evaluate` and `certify` take these")
     if str(images) == digits.NAME:
         digits.write_digits(out / "images")
     found = find_photos(out / "images" if str(images) == digits.NAME else images)
     if len(found.labels) < 2:
         raise _one_class(found)
+    _check_counts(found, [photo.label for photo in found.photos], found.skipped, config)
     max_pixels = int(config.max_megapixels * 1e6)
     items, skipped = _read(found, max_pixels)
-    _check_counts(found, items, skipped, config)
+    _check_counts(found, [item.photo.label for item in items], skipped, config)
     targets = np.array([found.labels.index(item.photo.label) for item in items], dtype=np.int64)
     groups = group_copies([item.digest for item in items], [item.looks for item in items], bits=config.near_duplicate_bits)
     groups, scenes = divide_scenes(groups, [item.digest for item in items], targets)
@@ -97,8 +102,8 @@ def _read(found: Found, max_pixels: int) -> Tuple[List[Item], List[Skipped]]:
     def read(photo: Photo) -> Union[Item, Skipped]:
         try:
             data = read_bytes(photo.path)
-            image = decode(data, max_pixels=max_pixels)
-            return Item(photo, sha256(data).hexdigest(), look(image), image.width, image.height)
+            image, (width, height) = decode_reduced(data, side=VIEW_SIDE, max_pixels=max_pixels)
+            return Item(photo, sha256(data).hexdigest(), look(image), width, height)
         except UnusableImage as error:
             return Skipped(photo.name, error.reason)
 
@@ -108,12 +113,8 @@ def _read(found: Found, max_pixels: int) -> Tuple[List[Item], List[Skipped]]:
     return [r for r in results if isinstance(r, Item)], [*found.skipped, *(r for r in results if isinstance(r, Skipped))]
 
 
-def _check_counts(found: Found, items: Sequence[Item], skipped: Sequence[Skipped], config: DatasetConfig) -> None:
-    usable, files = ({label: 0 for label in found.labels} for _ in range(2))
-    for item in items:
-        usable[item.photo.label] += 1
-    for photo in found.photos:
-        files[photo.label] += 1
+def _check_counts(found: Found, usable_labels: Sequence[str], skipped: Sequence[Skipped], config: DatasetConfig) -> None:
+    usable, files = Counter(usable_labels), Counter(photo.label for photo in found.photos)
     few = [label for label in found.labels if usable[label] < max(1, config.min_images)]
     if few:
         listed = ", ".join(f"{label!r} has {usable[label]}" + (f" (of {files[label]} files)" if files[label] > usable[label] else "") for label in few[:8])
