@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgepress import flatbuffer
-from edgepress.converters.flattening import spell_out_reshape
+from edgepress.converters.onnx_preparation import prepare
 from edgepress.converters.onnx_names import canonical
 
 DATA = Path(__file__).parents[1] / "data"
@@ -71,10 +71,10 @@ def test_flattening_is_spelled_out_once_and_computes_the_same(tmp_path: Path) ->
     from edgepress.runtimes import load_runtime
 
     flattening_file(tmp_path / "before.tflite")
-    model = spell_out_reshape(flatbuffer.load_model_t(tmp_path / "before.tflite"))
+    model = prepare(flatbuffer.load_model_t(tmp_path / "before.tflite"))
     flatbuffer.save_model_t(model, tmp_path / "after.tflite")
     assert flatbuffer.count_operators(flatbuffer.load_model_t(tmp_path / "after.tflite"))["RESHAPE"] == 1
-    again = spell_out_reshape(flatbuffer.load_model_t(tmp_path / "after.tflite"))
+    again = prepare(flatbuffer.load_model_t(tmp_path / "after.tflite"))
     assert flatbuffer.count_operators(again)["RESHAPE"] == 1
     pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
     answers = []

@@ -218,6 +218,18 @@ def test_foreign_operators_are_named(keras: Any, tmp_path: Path, function: str, 
         assert record["files"][0]["flex_operators"] == ["FlexSinh"] and record["files"][0]["parity"]["passed"] is None
 
 
+def test_hard_swish_keeps_no_transposes(keras: Any, tmp_path: Path) -> None:
+    x = inputs = keras.Input((12, 10, 3))
+    for _ in range(2):
+        x = keras.layers.Conv2D(4, 3)(x)
+        x = keras.layers.Multiply()([x, keras.layers.ReLU(6.0)(x + 3.0) * (1 / 6)])
+    x = keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    keras.Model(inputs, x).save(tmp_path / "hs.keras")
+    record = convert(tmp_path / "hs.keras", tmp_path / "out", normalization="0..1")
+    operators = [entry["operators"] for entry in record["files"]]
+    assert (operators[0]["HARD_SWISH"], operators[1]["HardSwish"], operators[1]["Transpose"]) == (2, 2, 1)  # the one is at the input
+
+
 def test_unsafe_model_is_refused_by_the_stage(keras: Any, tmp_path: Path) -> None:
     inputs = keras.Input((12, 10, 3))
     keras.Model(inputs, keras.layers.Lambda(lambda x: x, name="suspect")(inputs)).save(tmp_path / "bad.h5")

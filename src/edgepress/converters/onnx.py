@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from edgepress import flatbuffer
-from edgepress.converters.flattening import spell_out_reshape
 from edgepress.converters.onnx_names import canonical
+from edgepress.converters.onnx_preparation import prepare, transposes_pass_hard_swish
 from edgepress.converters.quiet import captured_output
 from edgepress.errors import MissingDependencyError, ModelError
 from edgepress.onnx_summary import STANDARD_DOMAINS
 from edgepress.tf import import_tensorflow
 
+_HINT = "convert with `--formats tflite`, or with another --opset"
 MAX_IR = 8  # on-device builds of onnxruntime refuse newer ones (onnxruntime#20559, #23602)
 
 
@@ -33,9 +34,9 @@ def convert(tflite: Path, *, opset: int = 15, layout: str = "nhwc", name: str = 
         import tf2onnx
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "tf2onnx", extra="onnx", why="writing ONNX files") from error
-    graph = spell_out_reshape(flatbuffer.load_model_t(tflite))
+    graph = prepare(flatbuffer.load_model_t(tflite))
     source = graph.subgraphs[0].tensors[graph.subgraphs[0].inputs[0]].name.decode()
-    with tempfile.TemporaryDirectory() as folder, captured_output("tf2onnx", hint="convert with `--formats tflite`, or with another --opset"):
+    with tempfile.TemporaryDirectory() as folder, transposes_pass_hard_swish(), captured_output("tf2onnx", hint=_HINT):
         prepared = Path(folder) / "model.tflite"
         prepared.write_bytes(flatbuffer.pack_model(graph))
         model, _ = tf2onnx.convert.from_tflite(str(prepared), opset=opset, inputs_as_nchw=[source] if layout == "nchw" else None)
