@@ -42,7 +42,7 @@ class FinetuneConfig:
     views: int = option(4, "augmented views (flips, crops) of each training photo whose features are cached", minimum=1, maximum=8)
     epochs: int = option(8, "epochs of fine-tuning", minimum=1)
     batch_size: int = option(32, "photos per training step", minimum=1)
-    learning_rate: float = option(0.003, "peak learning rate of fine-tuning")
+    learning_rate: float = option(0.01, "peak learning rate of fine-tuning")
     layer_decay: float = option(0.8, "each freeze point towards the stem learns this much slower")
     label_smoothing: float = option(0.05, "label smoothing of fine-tuning")
     ema: float = option(0.99, "decay of the exponential moving average of the weights")

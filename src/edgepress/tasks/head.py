@@ -36,10 +36,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The temperature that makes probabilities softmax(logits / temperature) honest on validation, and the loss it leaves."""
+    """The temperature that makes probabilities softmax(logits / temperature) honest on validation, the loss it leaves and its standard error."""
 
     temperature: float
     loss: float
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def calibrate(logits: np.ndarray, targets: np.ndarray) -> Calibrated:
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(lambda t: log_loss(softmax(logits / np.exp(t)), targets), bounds=(np.log(0.2), np.log(5.0)), method="bounded")
-    return Calibrated(float(np.exp(found.x)), float(found.fun))
+    own = softmax(logits / np.exp(found.x))[np.arange(len(targets)), targets]
+    return Calibrated(float(np.exp(found.x)), float(found.fun), float(np.log(np.clip(own, 1e-7, 1.0)).std() / np.sqrt(len(targets))))
 
 
 def class_weights(targets: np.ndarray, classes: int, *, balanced: bool) -> np.ndarray:

@@ -52,7 +52,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best averaged weights by calibrated validation loss, where they stood, and one record per epoch."""
+    """The averaged weights that were kept, how they did on validation, and one record per epoch."""
 
     weights: List[np.ndarray]
     accuracy: float
@@ -162,7 +162,8 @@ class _Steps:
 
 def fine_tune(model: Any, freeze_points: Sequence[str], *, train: Photos, validation: Photos, normalize: Tuple[Sequence[float], Sequence[float]],
               class_weights: np.ndarray, schedule: Schedule, checkpoint: Path, log: Callable[[int, Mapping[str, float]], None]) -> Tuned:
-    """Train `model` (float32 [N, H, W, 3] to logits, with its head already fitted) and return the best averaged weights.
+    """Train `model` (float32 [N, H, W, 3] to logits, with its head already fitted) and return the averaged weights of the last
+    epoch whose calibrated validation loss is within one standard error of the lowest.
 
     After every epoch the state goes to `checkpoint`; a run that finds one there goes on after its last epoch and ends with the same
     weights. `log` gets (epoch, figures).
@@ -186,9 +187,11 @@ def fine_tune(model: Any, freeze_points: Sequence[str], *, train: Photos, valida
         history.append({"epoch": epoch + 1, "loss": loss, "validation_loss": calibrated.loss, "validation_accuracy": accuracy,
                         "seconds": round(time.monotonic() - started, 2)})
         log(epoch + 1, history[-1])
-        if best is None or calibrated.loss < best["loss"]:
+        lowest = min(tuple(record["lowest"] or ()) or (calibrated.loss, calibrated.error), (calibrated.loss, calibrated.error))
+        if calibrated.loss <= sum(lowest):  # the lowest loss or one that cannot be told from it: later epochs have smaller steps behind them
             best, best_weights = {"accuracy": accuracy, "temperature": calibrated.temperature, "loss": calibrated.loss, "epoch": epoch + 1}, weights
-        _save(steps, checkpoint, {"history": history, "best": best}, best_weights)
+        record = {"history": history, "best": best, "lowest": lowest}
+        _save(steps, checkpoint, record, best_weights)
     return Tuned(weights=best_weights, history=history, resumed_from=resumed, **best)
 
 
@@ -220,7 +223,7 @@ def _save(steps: _Steps, checkpoint: Path, record: Mapping[str, Any], best: Sequ
 def _restore(steps: _Steps, checkpoint: Path) -> Tuple[Dict[str, Any], List[np.ndarray]]:
     """The record and best weights of an interrupted run, its state put into `steps`; an empty record without one."""
     if not checkpoint.is_file():
-        return {"history": [], "best": None}, []
+        return {"history": [], "best": None, "lowest": None}, []
     with np.load(checkpoint, allow_pickle=False) as file:
         for name, variables in steps.state().items():
             for i, variable in enumerate(variables):
