@@ -68,8 +68,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of a JSON document that people can read."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """`write_atomic` of a JSON document that people can read; file names that are not UTF-8 are escaped."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def is_artifact(path: Path) -> bool:
@@ -229,6 +229,7 @@ def _workspace(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out.parent)
+        _sweep(out.parent / ".cache")
         workspace = out.parent / f".{out.name}.part-{os.getpid()}"
         shutil.rmtree(workspace, ignore_errors=True)  # a killed process may have had our number
         workspace.mkdir()

@@ -43,8 +43,13 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
         collect_run(inputs["run"])
     cache = base / ".cache"
     with StageChild(TENSORFLOW) as child:
-        return run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache),
+        made = run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache),
                          call=child.call if stage.tensorflow else None)
+    if stage.name == "certify" and inputs["model"].is_file():
+        from edgepress.stages.certify import write_beside
+
+        write_beside(made, inputs["model"])
+    return made
 
 
 def _with_dataset(stage: Stage, inputs: Dict[str, Any], base: Path) -> Dict[str, Any]:
