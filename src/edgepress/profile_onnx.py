@@ -26,6 +26,8 @@ def onnx_facts(path: Path) -> Dict[str, Any]:
     except (OSError, DecodeError) as error:
         raise ModelError(f"{path} cannot be read as ONNX ({error})", "copy or convert it again") from error
     graph = model.graph
+    if not graph.node:
+        raise ModelError(f"{path} holds no operators", "copy or convert it again")
     constants = {tensor.name: tensor for tensor in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
     kinds = {"integer": 0, "hybrid": 0}

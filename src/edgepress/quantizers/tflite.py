@@ -1,16 +1,14 @@
 """Quantize a float TFLite file with AI Edge Quantizer; TensorFlow is not needed."""
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import warnings
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from edgepress import flatbuffer
-from edgepress.errors import ModelError, UnsupportedError, nearest
+from edgepress.converters.quiet import captured_output
+from edgepress.errors import UnsupportedError, nearest
 from edgepress.quantizers import Request, static_tflite
 from edgepress.quantizers.calibration import Range
 
@@ -92,14 +90,9 @@ def apply_recipe(model: bytes, *, recipe: List[Dict[str, Any]], ranges: Optional
     from ai_edge_quantizer import quantizer
 
     statistics = {name: {"min": np.array([[low]], np.float32), "max": np.array([[high]], np.float32)} for name, (low, high) in (ranges or {}).items()}
-    noise = io.StringIO()  # a progress bar that its own switch does not reach
-    try:
-        with contextlib.redirect_stderr(noise), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # biases that overflow: biases_tflite mends them
-            worker = quantizer.Quantizer(bytearray(model), recipe)
-            result = worker.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
-    except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"AI Edge Quantizer cannot quantize this file: {error}", "try --backend tflite_converter, or another scheme") from error
+    with captured_output("quantizing with AI Edge Quantizer", hint="try --backend tflite_converter, or another scheme"):  # it warns of biases that overflow; biases_tflite mends them
+        worker = quantizer.Quantizer(bytearray(model), recipe)
+        result = worker.quantize(statistics or None, enable_progress_bar=False, enable_progress_report=False)
     return inline_buffers(bytes(result.quantized_model))
 
 
