@@ -32,7 +32,7 @@ def test_the_strength_is_chosen_on_validation() -> None:
     v, vy = clouds(500, seed=2, width=40, noise=2.5)
     probe = heads.choose_head(x, y, v, vy, classes=3, weights=np.ones(3))
     losses = {step["strength"]: step["loss"] for step in probe.path}
-    assert probe.loss == min(losses.values()) and probe.strength == min(losses, key=losses.get)
+    assert probe.loss <= min(losses.values()) + 1 / len(v) and probe.strength == max(s for s, loss in losses.items() if loss <= min(losses.values()) + 1 / len(v))
     assert probe.strength > min(heads.STRENGTHS), "sixty noisy points need a strong penalty"
     assert probe.accuracy == pytest.approx((probe.head.probabilities(v).argmax(axis=1) == vy).mean())
 
@@ -66,6 +66,13 @@ def test_temperature_finds_how_overconfident_logits_are() -> None:
     assert found.temperature == pytest.approx(2.5, rel=0.1) and found.loss < heads.log_loss(heads.softmax(logits * 2.5), targets)
     head = heads.Head(np.eye(5, dtype=np.float32), np.zeros(5, np.float32)).cooled(2.0)
     np.testing.assert_allclose(head.probabilities(logits), heads.softmax(logits / 2), atol=1e-6)
+
+
+def test_photos_that_are_all_right_do_not_make_the_head_certain() -> None:
+    x, y = clouds(200, seed=1, noise=0.1)
+    v, vy = clouds(60, seed=2, noise=0.1)
+    probe = heads.choose_head(x, y, v, vy, classes=3, weights=np.ones(3))
+    assert probe.accuracy == 1.0 and probe.strength > 10 * min(heads.STRENGTHS) and 0.6 < probe.calibrated.temperature <= 1.0
 
 
 @pytest.mark.slow
