@@ -192,7 +192,7 @@ def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] 
         return out
     started = time.time()
     with _workspace(out) as workspace:
-        (call or _call_here)(stage, workspace, inputs, config)
+        (call or call_here)(stage, workspace, inputs, config)
         record = {"schema": SCHEMA, "stage": stage.name, "stage_version": stage.version, "key": key, "config": dataclasses.asdict(config),
                   "inputs": digests, "input_paths": {role: [os.path.abspath(p) for p in v] if isinstance(v, (list, tuple)) else os.path.abspath(v) for role, v in inputs.items() if v is not None},
                   "versions": versions, "command": " ".join(sys.argv), "started": started, "seconds": round(time.time() - started, 3)}
@@ -200,7 +200,8 @@ def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] 
     return out
 
 
-def _call_here(stage: Stage, out: Path, inputs: Inputs, config: Any) -> None:
+def call_here(stage: Stage, out: Path, inputs: Inputs, config: Any) -> None:
+    """Run the stage's function in this process."""
     stage.function()(out, config=config, **inputs)
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any, Dict, Optional, TextIO
+from typing import Any, Dict, Optional, Sequence, TextIO
 
 import edgepress.errors as errors
 from edgepress.artifact import Inputs
@@ -21,9 +21,9 @@ from edgepress.stages import STAGES, Stage
 
 
 class StageChild:
-    """One child process; `call` has the shape that `artifact.run_stage` wants. `preload` names a module to import while it waits."""
+    """One child process; `call` has the shape that `artifact.run_stage` wants. `preload` names modules to import while it waits."""
 
-    def __init__(self, preload: str = "") -> None:
+    def __init__(self, *preload: str) -> None:
         self.preload = preload
         self._process: Optional[subprocess.Popen] = None
         self._log: Any = None
@@ -35,7 +35,7 @@ class StageChild:
         requests, self._send_fd = os.pipe()
         self._receive_fd, replies = os.pipe()
         self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen([sys.executable, "-m", "edgepress.child", str(requests), str(replies), self.preload], pass_fds=(requests, replies),
+        self._process = subprocess.Popen([sys.executable, "-m", "edgepress.child", str(requests), str(replies), *self.preload], pass_fds=(requests, replies),
                                          stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
         os.close(requests)
         os.close(replies)
@@ -99,17 +99,18 @@ def _rebuild(reply: Dict[str, Any]) -> Exception:
 TENSORFLOW = "tensorflow"
 
 
-def _preload(name: str) -> None:
-    with contextlib.suppress(errors.EdgepressError, ImportError):  # the stage that needs it says so itself
-        if name == TENSORFLOW:
-            from edgepress.tf import import_tensorflow
+def _preload(names: Sequence[str]) -> None:
+    for name in names:
+        with contextlib.suppress(errors.EdgepressError, ImportError):  # the stage that needs it says so itself
+            if name == TENSORFLOW:
+                from edgepress.tf import import_tensorflow
 
-            import_tensorflow()
-        elif name:
-            importlib.import_module(name)
+                import_tensorflow()
+            else:
+                importlib.import_module(name)
 
 
-def _serve(requests: TextIO, replies: TextIO, preload: str) -> None:
+def _serve(requests: TextIO, replies: TextIO, preload: Sequence[str]) -> None:
     def reply(**fields: Any) -> None:
         replies.write(json.dumps(fields) + "\n")
         replies.flush()
@@ -134,4 +135,4 @@ def _serve(requests: TextIO, replies: TextIO, preload: str) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        _serve(os.fdopen(int(sys.argv[1])), os.fdopen(int(sys.argv[2]), "w"), sys.argv[3])
+        _serve(os.fdopen(int(sys.argv[1])), os.fdopen(int(sys.argv[2]), "w"), sys.argv[3:])

@@ -1,6 +1,7 @@
 """From a recipe to ordered steps, and running them: what `edgepress run` does and `--dry-run` prints."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import queue
@@ -13,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
-from edgepress.artifact import artifact_digest, digest_file, digest_json, is_artifact, recorded_digest, run_stage, write_json
+from edgepress.artifact import Inputs, artifact_digest, call_here, digest_file, digest_json, is_artifact, recorded_digest, run_stage, write_json
 from edgepress.child import TENSORFLOW, StageChild
 from edgepress.errors import ArtifactError, EdgepressError, UnsupportedError
 from edgepress.recipe import Recipe
-from edgepress.stages import STAGES
+from edgepress.stages import STAGES, Stage
 
 RUN_FILE = "run.json"
 SCHEMA = 1
@@ -25,6 +26,7 @@ OFFLINE_SOURCES = ("digits",)
 TRUNK = ("dataset", "finetune", "prune", "convert")
 VARIANT_STAGES = ("quantize", "evaluate", "certify")  # one step per variant, independent of each other
 WORKERS = 2
+QUANTIZERS = ("edgepress.stages.quantize", "ai_edge_quantizer", "onnxruntime.quantization")  # what a worker imports while the trunk is busy
 
 
 @dataclass(frozen=True)
@@ -178,21 +180,33 @@ class Runner:
         """The given steps alone: the trunk one by one in a child that has TensorFlow, its variants two at a time, benchmarks alone."""
         self.out.mkdir(parents=True, exist_ok=True)
         self.order = [step.id for step in steps]
-        with StageChild(TENSORFLOW) as child:
+        with contextlib.ExitStack() as stack:
+            trunk = stack.enter_context(StageChild(TENSORFLOW))
+            workers = [stack.enter_context(StageChild(*QUANTIZERS)) for _ in range(WORKERS)]
             for step in steps:
                 if step.stage in TRUNK:
-                    self._step(step, child if STAGES[step.stage].tensorflow else None)
-        self._beside_each_other([s for s in steps if s.stage in VARIANT_STAGES])
+                    self._step(step, self._trunk_call(step.stage, trunk, workers))
+            trunk.close()
+            self._beside_each_other([s for s in steps if s.stage in VARIANT_STAGES], workers)
         for step in steps:
             if step.stage not in TRUNK + VARIANT_STAGES:
                 self._step(step)
 
-    def _beside_each_other(self, steps: List[Step]) -> None:
+    def _trunk_call(self, stage: str, trunk: StageChild, workers: List[StageChild]) -> Callable[..., None]:
+        """How a trunk stage is run, if it must be: while one core works, the other does the imports of what comes next."""
+        def call(declared: Stage, out: Path, inputs: Inputs, config: Any) -> None:
+            for child in [trunk] + (workers if stage == "convert" else []):
+                child.start()
+            (trunk.call if declared.tensorflow else call_here)(declared, out, inputs, config)
+
+        return call
+
+    def _beside_each_other(self, steps: List[Step], workers: List[StageChild]) -> None:
         """Each step waits for the ones it needs; those were submitted before it, so two workers never wait for each other."""
         futures: Dict[str, Future] = {}
         children: "queue.SimpleQueue[StageChild]" = queue.SimpleQueue()
-        for _ in range(WORKERS):
-            children.put(StageChild())
+        for child in workers:
+            children.put(child)
 
         def work(step: Step) -> None:
             for value in step.inputs.values():
@@ -200,26 +214,24 @@ class Runner:
                     futures[value.step].result()
             child = children.get()
             try:
-                self._step(step, child if step.stage == "quantize" else None)
+                self._step(step, child.call if step.stage == "quantize" else None)
             finally:
                 children.put(child)
 
         with ThreadPoolExecutor(WORKERS) as pool:
             for step in steps:
                 futures[step.id] = pool.submit(work, step)
-        for _ in range(WORKERS):
-            children.get().close()
         for future in futures.values():
             future.result()
 
-    def _step(self, step: Step, child: Optional[StageChild] = None) -> None:
+    def _step(self, step: Step, call: Optional[Callable[..., None]] = None) -> None:
         stage, started = STAGES[step.stage], time.monotonic()
         self.on_step(step.id, "start", 0.0)
         record: Dict[str, Any] = {"id": step.id, "stage": step.stage, "variant": step.variant, "runtime": step.runtime, "inputs": {}, "artifact": None, "status": "ok", "reason": None}
         try:
             inputs = {role: self._resolve(value) for role, value in step.inputs.items()}
             record["inputs"] = {role: [self._show(p) for p in v] if isinstance(v, list) else self._show(v) for role, v in inputs.items()}
-            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, call=child.call if child else None)
+            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, call=call)
             self.artifacts[step.id] = path
             record["artifact"] = path.name
         except EdgepressError as error:
