@@ -89,6 +89,19 @@ def test_fine_tuning_that_ruins_the_network_is_not_kept_and_leaves_the_head_righ
     assert accuracy(tmp_path / "out", photos) > 0.9
 
 
+def test_augmentation_follows_what_the_probe_saw() -> None:
+    from edgepress.tasks.head import Calibrated, Head, Probe
+
+    def probe(sure: float) -> Probe:
+        return Probe(Head(np.eye(2, dtype=np.float32) * sure, np.zeros(2, np.float32)), 0.1, 1.0, 0.1, Calibrated(1.0, 0.1))
+
+    whole, targets = np.eye(2, dtype=np.float32)[np.arange(20) % 2], np.arange(20) % 2
+    flowers = stage._augmentation({"whole": probe(2), "crops": probe(2), "flips and crops": probe(3)}, whole, targets)
+    digits = stage._augmentation({"whole": probe(3), "crops": probe(2), "flips and crops": probe(1)}, whole, targets)
+    assert flowers == {"mirror": True, "smallest_zoom": stage.CLOSE_ZOOM} and digits == {"mirror": False, "smallest_zoom": stage.CAREFUL_ZOOM}
+    assert stage._augmentation({"whole": probe(3)}, whole, targets) == {"mirror": False, "smallest_zoom": stage.CAREFUL_ZOOM}
+
+
 def test_without_a_validation_split_training_photos_judge_and_that_is_said(tmp_path: Path) -> None:
     for name, splits in (("no split", {"": 10}), ("no validation", {"train": 10, "test": 4})):
         record = run(tmp_path / name / "out", letters(tmp_path / name / "photos", splits))

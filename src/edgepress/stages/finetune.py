@@ -27,6 +27,7 @@ VERSION = 1  # of what a checkpoint means
 MOST_VALUES = 120_000_000  # of features in memory at once (about 0.5 GB as float32, twice while fitting); more photos get fewer views
 TINY_VALIDATION = 2  # images per class; with fewer, part of the training images judges instead
 BORROWED_SHARE = 0.2
+CLOSE_ZOOM, CAREFUL_ZOOM = 0.7, 0.92  # smallest share of each side that fine-tuning shows
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def _probe(task: Task, clock: _Clock) -> Linear:
     clock.lap("refit")
     record = {"accuracy": probe.accuracy, "loss": probe.calibrated.loss, "temperature": probe.calibrated.temperature, "strength": probe.strength, "path": probe.path, "views": best,
               "resolved_views": [asdict(v) for v in views], "sets": {n: {"accuracy": p.accuracy, "loss": p.calibrated.loss, "strength": p.strength} for n, p in found.items()},
+              "augmentation": _augmentation(found, whole, task.validation.targets),
               "refit": "on training and validation photos with the strength and views chosen on validation", "features_by": extractor.runtime,
               "notes": [n for n in (extractor.note, f"{fits} of {task.config.views} views, to keep the features in memory" if fits < task.config.views else None) if n]}
     return Linear(probe, final, views, record)
@@ -219,17 +221,21 @@ def _features(extractor: Extractor, split: Split, views: List[View], task: Task,
             for i, view in enumerate(views)}
 
 
-def _mirror(linear: Linear) -> bool:
-    """Whether mirrored photos helped the probe on validation: letters and digits change their meaning, flowers do not."""
-    sets = linear.record["sets"]
-    flips = sets.get("flips and crops")
-    return flips is not None and flips["loss"] < sets.get("crops", sets["whole"])["loss"]
+def _augmentation(found: Mapping[str, heads.Probe], whole: np.ndarray, targets: np.ndarray) -> Dict[str, Any]:
+    """What photos may go through while fine-tuning, by what it did to the probe on validation.
 
+    Mirroring changes the meaning of letters and digits, and a close crop cuts off what tells a 7 from a 1: flowers mind neither. What
+    was not tried with the probe is not done (mirroring) or done with care (crops).
+    """
+    losses = {name: heads.photo_losses(probe.head.logits(whole) / probe.calibrated.temperature, targets) for name, probe in found.items()}
 
-def _smallest_zoom(linear: Linear) -> float:
-    """How closely photos may be cropped: crops that did not help the probe cut off what matters (the top of a 7)."""
-    sets = linear.record["sets"]
-    return 0.7 if "crops" not in sets or sets["crops"]["loss"] < sets["whole"]["loss"] else 0.92
+    def hurts(name: str, instead: str) -> bool:
+        more = losses[name] - losses[instead]
+        return bool(more.mean() > more.std() / np.sqrt(len(more)))
+
+    flips, crops = "flips and crops", "crops"
+    return {"mirror": flips in losses and not hurts(flips, crops if crops in losses else "whole"),
+            "smallest_zoom": CAREFUL_ZOOM if crops not in losses or hurts(crops, "whole") else CLOSE_ZOOM}
 
 
 def _with_head(built: Built, head: heads.Head) -> Any:
@@ -263,7 +269,7 @@ def _run_key(task: Task, linear: Linear) -> str:
 def _tune(task: Task, linear: Linear, model: Any, *, checkpoint: Path, board: Path) -> training.Tuned:
     config = task.config
     schedule = training.Schedule(config.epochs, config.batch_size, config.learning_rate, config.layer_decay, config.label_smoothing, config.ema,
-                                 config.patience, config.seed, augment=config.augment, mirror=_mirror(linear), smallest_zoom=_smallest_zoom(linear))
+                                 config.patience, config.seed, augment=config.augment, **linear.record["augmentation"])
     photos = [training.Photos(split.pixels, split.targets) for split in (task.train, task.validation)]
     return training.fine_tune(model, task.built.freeze_points, train=photos[0], validation=photos[1], normalize=(task.spec.scale, task.spec.offset),
                               class_weights=task.class_weights, schedule=schedule, checkpoint=checkpoint, log=_board(board))
@@ -297,5 +303,5 @@ def _why(kept: str, linear: Linear, tuned: Optional[training.Tuned]) -> str:
 
 
 def _write(out: Path, model: Any, spec: ModelSpec) -> None:
-    model.save(out / "model.keras", save_format="keras")
+    keras_files.save_model(model, out / "model.keras")
     write_atomic(out / SPEC_FILE, modelspec.to_json(spec).encode())

@@ -71,9 +71,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def log_loss(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Mean negative log-likelihood of the true classes."""
-    return float(-np.log(np.clip(probabilities[np.arange(len(targets)), targets], 1e-7, 1.0)).mean())
+def photo_losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood [N] of each photo's true class."""
+    return -np.log(np.clip(softmax(logits)[np.arange(len(targets)), targets], 1e-7, 1.0))
 
 
 def calibrate(logits: np.ndarray, targets: np.ndarray) -> Calibrated:
@@ -85,10 +85,10 @@ def calibrate(logits: np.ndarray, targets: np.ndarray) -> Calibrated:
     from scipy.optimize import minimize_scalar
 
     def cost(log_temperature: float) -> float:
-        return log_loss(softmax(logits / np.exp(log_temperature)), targets) + 0.5 * (log_temperature / PRIOR_DEVIATION) ** 2 / len(targets)
+        return float(photo_losses(logits / np.exp(log_temperature), targets).mean()) + 0.5 * (log_temperature / PRIOR_DEVIATION) ** 2 / len(targets)
 
     temperature = float(np.exp(minimize_scalar(cost, bounds=(np.log(0.2), np.log(5.0)), method="bounded").x))
-    losses = -np.log(np.clip(softmax(logits / temperature)[np.arange(len(targets)), targets], 1e-7, 1.0))
+    losses = photo_losses(logits / temperature, targets)
     return Calibrated(temperature, float(losses.mean()), float(losses.std() / np.sqrt(len(targets))))
 
 
@@ -160,7 +160,7 @@ def choose_head(features: np.ndarray, targets: np.ndarray, validation: np.ndarra
 
 def _score(head: Head, strength: float, validation: np.ndarray, targets: np.ndarray) -> Probe:
     logits = head.logits(validation)
-    return Probe(head, strength, float((logits.argmax(axis=1) == targets).mean()), log_loss(softmax(logits), targets), calibrate(logits, targets))
+    return Probe(head, strength, float((logits.argmax(axis=1) == targets).mean()), float(photo_losses(logits, targets).mean()), calibrate(logits, targets))
 
 
 def refit_head(features: np.ndarray, targets: np.ndarray, *, strength: float, classes: int, weights: np.ndarray) -> Head:
