@@ -253,3 +253,20 @@ def test_shared_model_and_equal_names(keras: Any) -> None:
 
 def test_flat_model_is_left_alone(plain: Any) -> None:
     assert keras_files.flatten_model(plain) is plain
+
+
+def test_a_model_just_saved_is_handed_over_once(plain: Any, tmp_path: Path) -> None:
+    file = tmp_path / "model.keras"
+    keras_files.save_model(plain, file)
+    copy = Path(shutil.copy(file, tmp_path / "copy.keras"))
+    assert keras_files.load_model(copy) is plain  # the same bytes under another name
+    again = keras_files.load_model(file)
+    assert again is not plain
+    assert np.array_equal(again(pictures()), plain(pictures()))
+
+
+def test_another_file_is_not_taken_for_the_one_just_saved(keras: Any, plain: Any, tmp_path: Path) -> None:
+    other = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+    other.save(tmp_path / "other.keras")
+    keras_files.save_model(plain, tmp_path / "model.keras")
+    assert keras_files.load_model(tmp_path / "other.keras").count_params() == other.count_params()

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from edgepress import modelspec
+from edgepress import keras_files, modelspec
 from edgepress.artifact import digest_json, is_artifact, write_atomic, write_json
 from edgepress.backbones import Built, build_backbone
 from edgepress.errors import DatasetError

@@ -51,7 +51,7 @@ def prune(out: Path, *, model: Path, dataset: Path, config: PruneConfig) -> None
     before = _figures(source, validation, spec, config)
     result = training.fine_tune(source, plan, method=method, train=train, validation=validation, spec=spec, config=config)
     layers = kernels.check_sparsity(result.model, plan)
-    result.model.save(out / "model.keras", save_format="keras")
+    keras_files.save_model(result.model, out / "model.keras")
     write_atomic(out / SPEC_FILE, modelspec.to_json(spec).encode())
     write_json(out / "training.json", {
         "schema": SCHEMA, "stage": "prune", "note": NOTE, "method": method.NAME, "why": why, "pattern": plan.pattern, "sparsity": plan.sparsity,
