@@ -70,7 +70,7 @@ def test_weights_trained_on_bgr_are_turned_to_rgb(tmp_path: Path) -> None:
     built = build_backbone("squeezenet_1.1_64", weights=str(tmp_path / "squeezenet.npz"))
     image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     np.testing.assert_allclose(built.model.predict_on_batch(image), source.predict_on_batch(image[..., ::-1]), rtol=0.02, atol=1e-3)  # half-precision weights
-    assert "BGR to RGB" in built.weights and "squeezenet.npz" in built.weights
+    assert built.weights_license.startswith("not known: a file of your own") and "BGR to RGB" in built.weights and "squeezenet.npz" in built.weights
 
 
 @pytest.mark.tensorflow

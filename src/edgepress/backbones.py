@@ -261,8 +261,13 @@ def build_backbone(name: str, *, weights: str = "imagenet") -> Built:
     model = backbone.row.build(keras, keras.Input((backbone.size, backbone.size, 3), name="image"), backbone.width)
     said = _load(model, backbone, weights)
     scale, offset = NORMALIZATIONS[backbone.row.normalization]
-    return Built(model, backbone, scale, offset, said, weights_digest(model), None if weights == "none" else backbone.row.license,
-                 backbone.row.freeze_points)
+    return Built(model, backbone, scale, offset, said, weights_digest(model), _license(backbone.row, weights), backbone.row.freeze_points)
+
+
+def _license(row: Family, weights: str) -> Optional[str]:
+    if weights in ("none", "imagenet"):
+        return row.license if weights == "imagenet" else None
+    return f"not known: a file of your own (the published weights: {row.license})"
 
 
 def weights_digest(model: Any) -> str:

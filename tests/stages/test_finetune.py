@@ -119,6 +119,26 @@ def test_the_same_seed_gives_the_same_network(tmp_path: Path, photos: Path) -> N
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_killed_run_goes_on_after_its_last_epoch(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FinetuneConfig(backbone="glyphs_32", views=1, epochs=3, patience=3)
+    run(tmp_path / "whole" / "out", photos, config)
+
+    def killed(folder: Path) -> object:
+        def log(epoch: int, figures: object) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+        return log
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_board", killed)
+        run(tmp_path / "killed" / "first", photos, config)
+    record = run(tmp_path / "killed" / "second", photos, config)
+    assert record["finetune"]["resumed_from"] == 1 and len(record["finetune"]["history"]) == 3
+    ours, theirs = (keras_files.load_model(tmp_path / place / "model.keras").get_weights() for place in ("killed/second", "whole/out"))
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 @pytest.mark.parametrize("change, error, said", [
     ({"backbone": "glyph_32"}, RecipeError, "did you mean 'glyphs"), ({"weights": "absent.h5"}, ModelError, "absent.h5"),
     ({"backbone": "resnet50_16"}, RecipeError, "32 to 1024")])
