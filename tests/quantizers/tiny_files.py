@@ -61,8 +61,8 @@ class _Writer:
         return output
 
 
-def tflite(scale: Any, offset: Any, *, padding: str = "SAME", depthwise: bool = False, dead: bool = False, first: str = "conv") -> bytes:
-    """A float .tflite file. `scale`, `offset`: scalars or per channel; `first`: conv, or relu (a nonlinear operator before it)."""
+def tflite(scale: Any, offset: Any, *, padding: str = "SAME", depthwise: bool = False, dead: bool = False, first: str = "conv", pair: bool = False) -> bytes:
+    """A float .tflite file. `scale`, `offset`: scalars or per channel; `first`: conv, or relu (a nonlinear operator before it); `pair`: a depthwise convolution behind."""
     w, shape = _Writer(), (1, SIZE, SIZE, 3)
     kernel, bias, dense, dense_bias = weights(dead=dead)
     image = w.tensor("image", shape, TYPES.UINT8)
@@ -79,6 +79,12 @@ def tflite(scale: Any, offset: Any, *, padding: str = "SAME", depthwise: bool = 
         options.depthMultiplier, kernel, bias, dense = 2, kernel[:6, :, :, 0].transpose(1, 2, 0)[None], bias[:6], dense[:, :6]
     code, kind = (OPS.DEPTHWISE_CONV_2D, OPTIONS.DepthwiseConv2DOptions) if depthwise else (OPS.CONV_2D, OPTIONS.Conv2DOptions)
     x = w.op(code, [x, w.constant("kernel", np.ascontiguousarray(kernel)), w.constant("bias", bias)], w.tensor("features", (1, side, side, filters)), options, kind)
+    if pair:
+        again = schema.DepthwiseConv2DOptionsT()
+        again.padding, again.strideH, again.strideW, again.dilationHFactor, again.dilationWFactor, again.depthMultiplier = schema.Padding.VALID, 1, 1, 1, 1, 1
+        second = np.random.default_rng(5).normal(0, 0.3, (1, 3, 3, filters)).astype(np.float32)
+        x = w.op(OPS.DEPTHWISE_CONV_2D, [x, w.constant("kernel2", second), w.constant("bias2", np.zeros(filters, np.float32))], w.tensor("features2", (1, side - 2, side - 2, filters)),
+                 again, OPTIONS.DepthwiseConv2DOptions)
     x = w.op(OPS.MEAN, [x, w.constant("axes", np.array([1, 2], np.int32))], w.tensor("pooled", (1, filters)), schema.ReducerOptionsT(), OPTIONS.ReducerOptions)
     x = w.op(OPS.FULLY_CONNECTED, [x, w.constant("dense", np.ascontiguousarray(dense)), w.constant("dense_bias", dense_bias)], w.tensor("logits", (1, CLASSES)),
              schema.FullyConnectedOptionsT(), OPTIONS.FullyConnectedOptions)

@@ -1,7 +1,7 @@
 """Activation ranges of a float file from calibration inputs: one collector for TFLite and ONNX, so that both mean the same by `minmax`."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
@@ -69,41 +69,42 @@ class _Histograms:
 
 
 @dataclass
-class _Means:
-    """Mean of each channel over the first inputs; what bias correction needs."""
+class Channels:
+    """Mean over the first inputs and maximum over all, channel by channel, of chosen activations: for bias correction and equalization."""
 
-    names: frozenset
-    channel_axis: int  # −1 in TFLite, 1 in ONNX
-    sums: Dict[str, np.ndarray]
-    counts: Dict[str, int]
+    axis: int  # −1 in TFLite, 1 in ONNX
+    of_mean: frozenset
+    of_highest: frozenset
+    sums: Dict[str, np.ndarray] = field(default_factory=dict)
+    counts: Dict[str, int] = field(default_factory=dict)
+    highest: Dict[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, name: str, values: np.ndarray) -> None:
-        if name not in self.names or self.counts.get(name, 0) >= MEAN_INPUTS:
+        if name not in self.of_mean and name not in self.of_highest:
             return
-        if self.channel_axis == -1 or values.ndim == 2:
-            flat = values.reshape(-1, values.shape[-1])
-            mean = np.ones(len(flat), np.float32) @ flat / len(flat)
-        else:
-            mean = values.reshape(values.shape[1], -1).mean(axis=1)
-        self.sums[name] = self.sums.get(name, 0.0) + mean.astype(np.float64)
-        self.counts[name] = self.counts.get(name, 0) + 1
+        last = self.axis == -1 or values.ndim == 2
+        flat = values.reshape(-1, values.shape[-1]) if last else values.reshape(values.shape[1], -1).T
+        if name in self.of_highest:
+            self.highest[name] = np.maximum(self.highest.get(name, -np.inf), flat.max(axis=0))
+        if name in self.of_mean and self.counts.get(name, 0) < MEAN_INPUTS:
+            mean = np.ones(len(flat), np.float32) @ flat / len(flat) if last else flat.mean(axis=0)
+            self.sums[name] = self.sums.get(name, 0.0) + mean.astype(np.float64)
+            self.counts[name] = self.counts.get(name, 0) + 1
 
-    def result(self) -> Dict[str, np.ndarray]:
+    def means(self) -> Dict[str, np.ndarray]:
+        """Activation → mean per channel."""
         return {name: total / self.counts[name] for name, total in self.sums.items()}
 
 
-def collect_with_means(observe: Observe, feeds: Feeds, *, method: str, exact: Sequence[str] = (), names: Sequence[str] = (),
-                       channel_axis: int = -1) -> Tuple[Dict[str, Range], Dict[str, np.ndarray]]:
-    """`collect`, and in the same pass the mean of each channel of the activations `names`."""
-    means = _Means(frozenset(names), channel_axis, {}, {})
-
-    def observed(given: Iterable[np.ndarray], visit: Visit) -> None:
+def together(observe: Observe, other: Visit) -> Observe:
+    """An observer that shows every activation to `other` too."""
+    def observed(feeds: Iterable[np.ndarray], visit: Visit) -> None:
         def both(name: str, values: np.ndarray) -> None:
             visit(name, values)
-            means(name, values)
-        observe(given, both)
+            other(name, values)
+        observe(feeds, both)
 
-    return collect(observed, feeds, method=method, exact=exact), means.result()
+    return observed
 
 
 def collect(observe: Observe, feeds: Feeds, *, method: str, exact: Sequence[str] = ()) -> Dict[str, Range]:

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.errors import ModelError, UnsupportedError
-from edgepress.quantizers import Request, biases_onnx, calibration, input_folding_onnx, static
+from edgepress.quantizers import Request, biases_onnx, calibration, equalization_onnx, input_folding_onnx, static
 from edgepress.quantizers.calibration import Range
 from edgepress.quantizers.input_folding_onnx import drop_unused, initializers, replace
 from edgepress.runtimes.base import TensorInfo
@@ -345,4 +345,5 @@ def finish(model: Any, source: Any) -> bytes:
 
 
 FORM = static.Format(fold=input_folding_onnx.fold, pack=lambda model: model.SerializeToString(), session=calibration.session_onnx, observe=calibration.observe_onnx,
-                     prepare=preprocess, exact=lambda model: [node.input[0] for node in final_nodes(model)], weighted_inputs=biases_onnx.weighted_inputs, channel_axis=1)
+                     prepare=preprocess, exact=lambda model: [node.input[0] for node in final_nodes(model)], weighted_inputs=biases_onnx.weighted_inputs,
+                     depthwise_inputs=equalization_onnx.depthwise_inputs, scale_pair=equalization_onnx.scale_pair, channel_axis=1)

@@ -1,13 +1,14 @@
 """What every static back-end shares: fold the normalisation if that is exact enough, then find the activation ranges."""
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
 from edgepress.progress import report_progress
-from edgepress.quantizers import calibration
+from edgepress.quantizers import calibration, equalization
 from edgepress.quantizers.calibration import Feeds, Range
 from edgepress.quantizers.input_folding import Folded
 
@@ -37,17 +38,21 @@ class Format:
     prepare: Callable[[Any], Any]
     exact: Callable[[Any], Sequence[str]]  # activations whose ranges are never clipped
     weighted_inputs: Callable[[Any], Sequence[str]]  # activations that layers with weights read
+    depthwise_inputs: Callable[[Any], Sequence[str]]  # rectified convolution outputs that a depthwise convolution alone reads
+    scale_pair: Callable[[Any, str, np.ndarray], None]  # (model, such an activation, gain per channel): scale it in place
     channel_axis: int
 
 
 def prepare(model: Any, feeds: Feeds, form: Format, *, method: str, fold: bool = True) -> Prepared:
     """Fold, check the folding on real inputs, and calibrate with `feeds` (inputs of the original file, batch 1)."""
     folded, facts = _fold_checked(model, feeds, form) if fold else (None, {"folded": False, "reason": "this scheme keeps the exact float operators"})
-    chosen = form.prepare(folded.model if folded else model)
+    chosen = form.prepare(folded.model if folded else copy.deepcopy(model))  # from here on it is ours to change
     inputs = _centered(feeds, folded) if folded else feeds
     report_progress("calibrating", done=0.0)
-    ranges, means = calibration.collect_with_means(form.observe(chosen), inputs, method=method, exact=form.exact(chosen),
-                                                   names=form.weighted_inputs(chosen), channel_axis=form.channel_axis)
+    channels = calibration.Channels(form.channel_axis, frozenset(form.weighted_inputs(chosen)), frozenset(form.depthwise_inputs(chosen)))
+    ranges = calibration.collect(calibration.together(form.observe(chosen), channels), inputs, method=method, exact=form.exact(chosen))
+    means = equalization.equalize(chosen, form.scale_pair, highest=channels.highest, ranges=ranges, means=channels.means())
+    facts["equalized_activations"] = len(channels.highest)
     if folded:
         ranges[folded.input_name] = (-float(folded.zero_point), 255.0 - folded.zero_point)  # scale exactly 1: a pixel is its own quantized value
     return Prepared(chosen, folded, ranges, means, facts)

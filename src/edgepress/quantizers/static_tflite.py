@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Tuple
 
 from edgepress import flatbuffer
 from edgepress.errors import ModelError
-from edgepress.quantizers import Request, biases_tflite, calibration, input_folding, static
+from edgepress.quantizers import Request, biases_tflite, calibration, equalization_tflite, input_folding, static
 from edgepress.quantizers.input_folding import OPS, op_code
 from edgepress.quantizers.samples import Samples
 from edgepress.runtimes.base import TensorInfo
@@ -64,7 +64,8 @@ def _name(model: Any, index: Any) -> str:
 
 FORM = static.Format(fold=input_folding.fold, pack=flatbuffer.pack_model, session=calibration.session_tflite,
                      observe=lambda model: calibration.observe_tflite(flatbuffer.pack_model(model)), prepare=lambda model: model,
-                     exact=_logits, weighted_inputs=biases_tflite.weighted_inputs, channel_axis=-1)
+                     exact=_logits, weighted_inputs=biases_tflite.weighted_inputs,
+                     depthwise_inputs=equalization_tflite.depthwise_inputs, scale_pair=equalization_tflite.scale_pair, channel_axis=-1)
 
 
 def finish(quantized: Any, prepared: static.Prepared) -> Tuple[bytes, Dict[str, Any]]:
