@@ -35,7 +35,7 @@ def usual_script(photos: Path, weights: Path, out: Path) -> dict:
     outputs = tf.keras.layers.Dense(len(data["train"].class_names), activation="softmax")(x)
     model = tf.keras.Model(inputs, outputs)
     model.compile(optimizer=tf.keras.optimizers.Adam(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(data["train"], epochs=10, verbose=2)
+    model.fit(data["train"], epochs=10, validation_data=data["test"], verbose=2)
 
     def representative():
         for image, _ in data["train"].unbatch().batch(1).take(100):
@@ -85,11 +85,11 @@ def _score_onnx(path: Path, images, targets) -> float:
 
 
 def edgepress_run(photos: Path, weights: Path, out: Path) -> dict:
-    """The same through edgepress: dataset, head, convert, quantize, evaluate."""
+    """The same through edgepress: dataset, head (one view of each photo, as the script has), convert, quantize (100 calibration images, as the script), evaluate."""
     from edgepress.pipeline import Runner, plan
     from edgepress.single import build_recipe, runtimes_by_format
 
-    recipe = build_recipe(photos, {"strategy": "head", "weights": str(weights), "schemes": SCHEMES, "runtimes": ("litert", "onnxruntime")})
+    recipe = build_recipe(photos, {"strategy": "head", "weights": str(weights), "schemes": SCHEMES, "runtimes": ("litert", "onnxruntime"), "views": 1, "samples": 100})
     steps = [s for s in plan(recipe, runtimes=runtimes_by_format(recipe))
              if s.stage in ("dataset", "finetune", "convert") or s.stage in ("quantize", "evaluate") and (s.variant.endswith(".tflite") or s.variant == "float32.onnx")]
     runner = Runner(recipe, out, on_step=lambda name, status, seconds: None)
