@@ -29,7 +29,7 @@ def convert(out: Path, *, model: Path, config: ConvertConfig) -> None:
     """Write model.tflite and model.onnx (as `config.formats` says), model.json and conversion.json into `out`.
 
     `model` is a finetune or prune artifact, or the user's own `.keras`, `.h5` or SavedModel folder. Every file is run on the same 16
-    inputs as the Keras network: probabilities may differ by 1e-4.
+    inputs as the Keras network: probabilities that differ by more than 1e-4 are a warning in the record, by more than `parity.FAULT` an error.
 
     Raises:
         UnsafeModelError: the model file would run code (see keras_safety).
@@ -57,9 +57,9 @@ def convert(out: Path, *, model: Path, config: ConvertConfig) -> None:
     for entry in files:
         if entry["parity"]["passed"] is None:
             report_progress(f"{entry['file']} was not compared with Keras: {entry['parity']['reason']}")
-    failed = [f"{f['file']}: {f['parity']['max_abs_difference']:.2g}" for f in files if f["parity"]["passed"] is False]
+    failed = [f"{f['file']}: {f['parity']['max_abs_difference']:.2g}" for f in files if f["parity"].get("fault")]
     if failed:
-        raise ModelError(f"converted files answer something else than {file} (largest difference {', '.join(failed)}; accepted: {parity.TOLERANCE:g})",
+        raise ModelError(f"converted files answer something else than {file} (largest difference {', '.join(failed)}; accepted: {parity.FAULT:g})",
                          "try --formats tflite or another --opset, and report the model")
 
 
@@ -133,4 +133,9 @@ def _record(file: Path, plan: Plan, config: ConvertConfig, files: List[Dict[str,
     inputs = "seeded synthetic pictures" if plan.graph.shape[2:] == (3,) else "seeded normal noise"
     return {"schema": SCHEMA, "source": source, "contract": plan.spec is not None and plan.spec.normalization_inside, "model_spec": SPEC_FILE if plan.spec else None,
             "input_type": plan.graph.input_type, "batch": config.batch, "output": plan.graph.output_name, "notes": list(plan.notes),
-            "parity_inputs": inputs, "files": files, "seconds": seconds}
+            "parity_inputs": inputs, "files": files, "warnings": [_doubt(entry) for entry in files if entry["parity"]["passed"] is False], "seconds": seconds}
+
+
+def _doubt(entry: Dict[str, Any]) -> str:
+    return (f"{entry['file']} differs from Keras by up to {entry['parity']['max_abs_difference']:.1e} on synthetic inputs, more than {parity.TOLERANCE:g}: rounding that "
+            "a head with large weights makes visible; the certificate says what it means on photos")
