@@ -29,18 +29,18 @@ def test_every_help_is_printed(name, capsys) -> None:
     assert "Usage: edgepress" in capsys.readouterr().out
 
 
-def test_help_starts_fast() -> None:
-    def fastest(command) -> float:
-        seconds = []
-        for _ in range(20):
+@pytest.mark.parametrize("words", [["--help"], ["run", "-h"]], ids=" ".join)
+def test_help_starts_fast(words) -> None:
+    commands = {"bare": [sys.executable, "-c", "pass"], "help": [str(COMMAND), *words]}
+    fastest = dict.fromkeys(commands, float("inf"))
+    for turn in range(60):  # interleaved, and the fastest of many: others may keep the machine busy
+        for name, command in commands.items():
             started = time.perf_counter()
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-            seconds.append(time.perf_counter() - started)
-        return min(seconds)
-
-    bare = fastest([sys.executable, "-c", "pass"])
-    assert fastest([str(COMMAND), "--help"]) <= 2.5 * bare
-    assert fastest([str(COMMAND), "run", "-h"]) <= 2.5 * bare
+            fastest[name] = min(fastest[name], time.perf_counter() - started)
+        if fastest["help"] <= 2.5 * fastest["bare"] and turn >= 10:
+            break
+    assert fastest["help"] <= 2.5 * fastest["bare"]
 
 
 @pytest.mark.parametrize("words, code, text", [

@@ -46,7 +46,7 @@ class FakeStages:
     def __init__(self, failures: dict) -> None:
         self.failures = failures
 
-    def __call__(self, stage, *, inputs, config, work, digest, call=None):
+    def __call__(self, stage, *, inputs, config, work, digest, context=None, call=None):
         error = self.failures.get(getattr(config, "scheme", None) or stage.name)
         if error:
             raise error

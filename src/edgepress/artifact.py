@@ -164,13 +164,14 @@ def stage_key(stage: Stage, *, digests: Mapping[str, Any], config: Any, versions
 
 
 def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] = None, work: Optional[Path] = None,
-              digest: Callable[[Path], str] = digest_path, call: Optional[Callable[..., None]] = None) -> Path:
+              digest: Callable[[Path], str] = digest_path, context: Any = None, call: Optional[Callable[..., None]] = None) -> Path:
     """Run `stage` unless its result is there already; publish the result in one rename.
 
     Args:
         out: the folder to make. An older artifact of the same stage there is replaced, anything else is an error.
         work: instead of `out`: the run folder in which `<stage>-<key>` is made or found.
         digest: digest of one input path.
+        context: a JSON value for whatever else the result depends on (see context.py).
         call: runs the stage function (default: in this process); receives (stage, out folder, inputs, config).
 
     Returns:
@@ -182,7 +183,7 @@ def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] 
     digests = {role: [digest(p) for p in value] if isinstance(value, (list, tuple)) else digest(value)
                for role, value in inputs.items() if value is not None}
     versions = {name: installed_version(name) for name in stage.needs}
-    key = stage_key(stage, digests=digests, config=config, versions=versions)
+    key = stage_key(stage, digests={**digests, "context": context} if context is not None else digests, config=config, versions=versions)
     if out is None:
         if work is None:
             raise ValueError("run_stage needs out or work")

@@ -280,6 +280,17 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
+def weights_file(name: str, weights: str) -> Optional[Path]:
+    """The file that `build_backbone` would read; None for random initialization and what Keras downloads (and checks) itself.
+
+    Raises:
+        RecipeError: the name does not exist.
+        ModelError: the file does not.
+    """
+    backbone = parse_backbone(name)
+    return None if weights == "none" else _published_file(backbone)[0] if weights == "imagenet" else _named_file(weights)
+
+
 def _load(model: Any, backbone: Backbone, weights: str) -> str:
     """Put the weights into `model`; returns what the record says about them."""
     if weights == "none":

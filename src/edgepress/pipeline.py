@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from edgepress.artifact import Inputs, artifact_digest, call_here, digest_file, digest_json, is_artifact, recorded_digest, run_stage, write_json
 from edgepress.child import TENSORFLOW, StageChild
+from edgepress.context import stage_context
 from edgepress.errors import ArtifactError, EdgepressError, UnsupportedError
 from edgepress.recipe import Recipe
 from edgepress.stages import STAGES, Stage
@@ -231,7 +232,7 @@ class Runner:
         try:
             inputs = {role: self._resolve(value) for role, value in step.inputs.items()}
             record["inputs"] = {role: [self._show(p) for p in v] if isinstance(v, list) else self._show(v) for role, v in inputs.items()}
-            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, call=call)
+            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, context=stage_context(step.stage, step.config), call=call)
             self.artifacts[step.id] = path
             record["artifact"] = path.name
         except EdgepressError as error:

@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from edgepress.artifact import SUFFIXES, is_artifact, run_stage, write_atomic
 from edgepress.child import TENSORFLOW, StageChild
 from edgepress.collect import HIDDEN, collect_run
+from edgepress.context import stage_context
 from edgepress.errors import RecipeError
 from edgepress.pipeline import OFFLINE_SOURCES, digest_input
 from edgepress.progress import report_progress
@@ -43,7 +44,7 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
         collect_run(inputs["run"])
     cache = base / ".cache"
     with StageChild(TENSORFLOW) as child:
-        made = run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache),
+        made = run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache), context=stage_context(stage.name, config),
                          call=child.call if stage.tensorflow else None)
     if stage.name == "certify" and inputs["model"].is_file():
         from edgepress.stages.certify import write_beside
@@ -69,7 +70,8 @@ def _run_to_file(stage: Stage, inputs: Dict[str, Any], config: Any, out: Path) -
         config = replace(config, formats=(form,))
     work = Path(os.path.abspath(out)).parent / HIDDEN
     with StageChild(TENSORFLOW) as child:
-        folder = run_stage(stage, inputs=inputs, config=config, work=work, digest=partial(digest_input, cache=work / ".cache"), call=child.call if stage.tensorflow else None)
+        folder = run_stage(stage, inputs=inputs, config=config, work=work, digest=partial(digest_input, cache=work / ".cache"),
+                           context=stage_context(stage.name, config), call=child.call if stage.tensorflow else None)
     made = [p for p in folder.iterdir() if p.suffix in SUFFIXES]
     if [p.suffix for p in made] != [out.suffix.lower()]:
         raise RecipeError(f"{out} ends in {out.suffix}, but the {stage.name} stage made {', '.join(p.name for p in made)}", f"give -o a name that ends in {made[0].suffix}")
