@@ -224,9 +224,9 @@ def test_remembered_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest
         os.utime(file, (1, 1))
     first = source_digest(tmp_path / "photos", cache=tmp_path)
     monkeypatch.setattr("edgepress.hashes.digest_file", None)  # reading one again would fail
-    started = time.process_time()
+    started = time.thread_time()
     assert source_digest(tmp_path / "photos", cache=tmp_path) == first
-    assert time.process_time() - started < 1.0
+    assert time.thread_time() - started < 1.0
     next(tmp_path.glob("hashes-*")).write_text("{damaged")
     monkeypatch.undo()
     assert source_digest(tmp_path / "photos", cache=tmp_path) == first
