@@ -13,7 +13,7 @@ from edgepress.progress import report_progress
 from edgepress.pruning.kernels import copy_weights, walk_layers
 from edgepress.pruning.plan import PrunePlan
 from edgepress.recipe import PruneConfig
-from edgepress.tf import import_tensorflow
+from edgepress.tf import import_tensorflow, set_deterministic
 
 TEACHER_SHARE = 0.5  # of the target; the unpruned model's own answers keep the pruned one near it on few images
 WARMUP_SHARE = 0.1  # of all steps
@@ -72,7 +72,7 @@ def fine_tune(source: Any, plan: PrunePlan, *, method: ModuleType, train: Images
         ModelError: the loss is not finite any more.
     """
     _, keras = import_tensorflow()
-    keras.utils.set_random_seed(config.seed)
+    set_deterministic(config.seed)
     clone = keras.models.clone_model(source)
     copy_weights(source, clone)
     for _, layer in walk_layers(clone):

@@ -5,7 +5,7 @@ import gzip
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from edgepress.recipe import PruneConfig
 NOTE = ("Pruning makes the compressed file smaller and not the inference faster: the zeros are stored and multiplied like any other weight; "
         "only gzip, zip or a packed download gains.")
 SPARSITY_OF_2_4 = 0.5
+TOLERATED_POINTS = 2.0  # lost on validation before a note advises more training
 SCHEMA = 1
 
 
@@ -50,15 +51,16 @@ def prune(out: Path, *, model: Path, dataset: Path, config: PruneConfig) -> None
     report_progress(f"pruning {len(plan.kernels)} kernels to {config.sparsity:.0%} with the method {method.NAME}: {why}")
     before = _figures(source, validation, spec, config)
     result = training.fine_tune(source, plan, method=method, train=train, validation=validation, spec=spec, config=config)
-    layers = kernels.check_sparsity(result.model, plan)
+    layers, after = kernels.check_sparsity(result.model, plan), _figures(result.model, validation, spec, config)
+    notes = _notes(file.parent) + _loss_note(before, after)
     keras_files.save_model(result.model, out / "model.keras")
     write_atomic(out / SPEC_FILE, modelspec.to_json(spec).encode())
     write_json(out / "training.json", {
         "schema": SCHEMA, "stage": "prune", "note": NOTE, "method": method.NAME, "why": why, "pattern": plan.pattern, "sparsity": plan.sparsity,
-        "schedule": asdict(plan.schedule), "images": {"train": len(train), "validation": len(validation)}, "before": before,
-        "after": _figures(result.model, validation, spec, config), "epochs": list(result.epochs), "kept_epoch": result.kept_epoch,
-        "notes": _notes(file.parent), "layers": layers, "not_pruned": [asdict(skipped) for skipped in plan.skipped]})
-    report_progress(NOTE)
+        "schedule": asdict(plan.schedule), "images": {"train": len(train), "validation": len(validation)}, "before": before, "after": after,
+        "epochs": list(result.epochs), "kept_epoch": result.kept_epoch, "notes": notes, "layers": layers, "not_pruned": [asdict(skipped) for skipped in plan.skipped]})
+    for text in (*notes, NOTE):
+        report_progress(text)
 
 
 def _check(config: PruneConfig) -> None:
@@ -93,6 +95,13 @@ def _notes(folder: Path) -> List[str]:
     except (OSError, ValueError):
         return []  # a model of the user's own
     return ["the head of the unpruned model was fitted on the validation images too, so its accuracy on them is flattering"] if kept == "head" else []
+
+
+def _loss_note(before: Mapping[str, Any], after: Mapping[str, Any]) -> List[str]:
+    if after["validation_accuracy"] is None:
+        return ["no validation images: what pruning cost is not known before the pruned file is evaluated"]
+    lost = 100 * (before["validation_accuracy"] - after["validation_accuracy"])
+    return [f"pruning lost {lost:.1f} points on validation images: more --epochs, or less --sparsity, loses less"] if lost > TOLERATED_POINTS else []
 
 
 def _figures(model: Any, validation: training.Images, spec: ModelSpec, config: PruneConfig) -> Dict[str, Any]:
