@@ -263,6 +263,11 @@ def test_photos_that_went_away_are_an_error(tmp_path: Path) -> None:
         pack(run, tmp_path / "bundle")
 
 
+def test_a_runtime_that_answers_wrongly_is_not_offered(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepress.profiles.verdict", lambda runtime, facts: ("refused", "known") if runtime == "tflite_runtime" else ("ok", None))
+    assert json.loads((pack(run, tmp_path / "bundle") / "manifest.json").read_text())["runtimes"] == ["litert"]
+
+
 def test_no_runtime_says_what_to_install(copied: Path, run: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["runtimes"] = ["tflite_runtime"]

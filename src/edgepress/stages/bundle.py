@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 import edgepress
-from edgepress import bundle_files, bundle_golden, predictions, report_choice, report_data
+from edgepress import bundle_files, bundle_golden, predictions, profiles, report_choice, report_data
 from edgepress.artifact import digest_file, write_json
 from edgepress.errors import ArtifactError, GateError, ModelError, RecipeError, UnsupportedError, nearest
 from edgepress.jobs import interpreter
@@ -53,7 +53,7 @@ def bundle(out: Path, *, run: Path, config: BundleConfig) -> None:
     (out / bundle_files.WORKER).write_bytes(worker_bytes())
     for command, summary in COMMANDS.items():
         _write_text(out / f"{command}.py", _template("command.py", command=command, summary=summary))
-    runtimes = _runtimes(rows, row)
+    runtimes = _runtimes(rows, row, source)
     about = {"schema": bundle_files.SCHEMA, "name": spec.name, "model": model, "variant": row["variant"], "why": why, "runtimes": runtimes, "install": _install(runtimes[0])}
     photos = _write_golden(out, run / evaluation, spec, count=config.golden)
     _write_answers(out, row, photos, {**about, "files": _listed(out)})
@@ -121,10 +121,11 @@ def _certificate(facts: report_data.Run, row: Row, model: str) -> Dict[str, Any]
     return {**found, "file": model, "reference": reference, "dataset": Path(str(found.get("dataset", ""))).name}
 
 
-def _runtimes(rows: Sequence[Row], chosen: Row) -> List[str]:
-    """Runtimes that may run the file: the measured one first, others of its format unless this run saw them fail with it."""
+def _runtimes(rows: Sequence[Row], chosen: Row, source: Path) -> List[str]:
+    """Runtimes that may run the file: the measured one first, others of its format unless this run saw them fail with it or the profiles refuse it."""
     failed = {row["runtime"] for row in rows if row["variant"] == chosen["variant"] and (row["status"] != "ok" or row.get("certified") is False)}
-    others = [name for name in runtimes_for(chosen["format"]) if load_runtime(name).PORTABLE and name not in failed]
+    facts = profiles.file_facts(source)
+    others = [name for name in runtimes_for(chosen["format"]) if load_runtime(name).PORTABLE and name not in failed and profiles.verdict(name, facts)[0] != "refused"]
     return [chosen["runtime"], *(name for name in others if name != chosen["runtime"])]
 
 
