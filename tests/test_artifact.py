@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.artifact import RECORD, digest_file, model_file, read_record, recorded_digest, run_stage, write_atomic
+from edgepress.artifact import RECORD, digest_file, model_file, read_record, run_stage, write_atomic
 from edgepress.errors import ArtifactError, ModelError
 from edgepress.stages import Input, Stage
 
@@ -103,11 +103,24 @@ def test_a_damaged_artifact_is_made_again(source: Path, tmp_path: Path) -> None:
     assert (folder / "result.txt").read_text() == "hello x"
 
 
+def test_an_artifact_whose_bytes_changed_is_made_again(source: Path, tmp_path: Path) -> None:
+    folder = run_stage(STAGE, inputs={"source": source}, config=Config(), work=tmp_path, call=copy)
+    (folder / "result.txt").write_text("HELLO X")  # as long as before
+    run_stage(STAGE, inputs={"source": source}, config=Config(), work=tmp_path, call=copy)
+    assert (folder / "result.txt").read_text() == "hello x"
+
+
+def test_again_means_again(source: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        run_stage(STAGE, inputs={"source": source}, config=Config(), work=tmp_path, call=copy, again=True)
+    assert len(CALLS) == 2
+
+
 def test_the_record_says_what_made_it(source: Path, tmp_path: Path) -> None:
     folder = run_stage(STAGE, inputs={"source": source}, config=Config("z"), work=tmp_path, call=copy)
     record = json.loads((folder / RECORD).read_text())
     assert record["config"] == {"text": "z"} and record["inputs"] == {"source": digest_file(source)}
-    assert recorded_digest(folder / "result.txt") == digest_file(folder / "result.txt")
+    assert record["files"]["result.txt"]["sha256"] == digest_file(folder / "result.txt")
 
 
 def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

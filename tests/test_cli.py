@@ -50,6 +50,8 @@ def test_help_starts_fast(words) -> None:
     (["run", "missing-photos"], 1, "missing-photos does not exist"),
     (["run", "missing.toml"], 1, "recipe missing.toml cannot be read"),
     (["finetune", "photos", "--epochs", "0", "-o", "out"], 1, "the minimum is 1"),
+    (["benchmark", "x.tflite", "--threads", "0"], 1, "the minimum is 1"),
+    (["run", "digits", "--learning-rate", "-5", "--dry-run"], 1, "the minimum is"),
 ])
 def test_mistakes_get_one_clear_error(tmp_path: Path, words, code, text) -> None:
     result = run(*words, cwd=tmp_path)
@@ -88,3 +90,42 @@ def test_a_bug_is_exit_code_3_with_a_log(tmp_path: Path) -> None:
     log = Path(result.stderr.split("details: ")[1].strip())
     assert "ZeroDivisionError" in log.read_text()
     log.unlink()
+
+
+def test_a_run_does_not_touch_a_folder_of_the_user(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report").write_text("precious")
+    (mine / "run.json").write_text('{"my": "data"}')
+    for _ in range(2):
+        result = run("run", "digits", "-o", str(mine))
+        assert result.returncode == 1 and "not made by edgepress" in result.stderr
+        assert sorted(p.name for p in mine.iterdir()) == ["report", "run.json"] and (mine / "report").read_text() == "precious"
+
+
+def test_a_model_file_of_the_user_is_never_overwritten(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "data" / "tiny_float.tflite"
+    mine = tmp_path / "mine.tflite"
+    mine.write_bytes(source.read_bytes())
+    for target in (mine, tmp_path / "other.tflite"):
+        if target != mine:
+            target.write_bytes(b"precious")
+        before = target.read_bytes()
+        result = run("quantize", str(mine), "--scheme", "float16", "-o", str(target))
+        assert result.returncode == 1 and "was not made by this command" in result.stderr
+        assert target.read_bytes() == before
+    result = run("quantize", str(mine), "--scheme", "float16", "-o", str(tmp_path / "x.onnx"))
+    assert result.returncode == 1 and "ends in .onnx" in result.stderr
+
+
+def test_a_file_edgepress_made_may_be_made_again(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "data" / "tiny_float.tflite"
+    for scheme in ("float16", "weight_only_wi8_afp32"):
+        result = run("quantize", str(source), "--scheme", scheme, "-o", str(tmp_path / "small.tflite"))
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_folder_called_digits_wins_over_the_built_in_dataset(tmp_path: Path) -> None:
+    (tmp_path / "digits" / "a").mkdir(parents=True)
+    result = run("dataset", "digits/", "-o", "ds", cwd=tmp_path)
+    assert result.returncode == 1 and str(tmp_path / "digits") in result.stderr

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
@@ -53,7 +54,7 @@ def fsync_folder(folder: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write all of `data` under `path`, or leave what was there: a hidden neighbour, fsync, rename, fsync of the folder."""
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part = path.with_name(f".{path.name}.{threading.get_ident()}.part-{os.getpid()}")
     try:
         with open(part, "wb") as file:
             file.write(data)
@@ -77,11 +78,11 @@ def is_artifact(path: Path) -> bool:
     return (path / RECORD).is_file()
 
 
-def read_record(folder: Path) -> Dict[str, Any]:
-    """The `artifact.json` of a finished artifact; checks that its files are there with their sizes.
+def read_record(folder: Path, *, verify: bool = False) -> Dict[str, Any]:
+    """The `artifact.json` of a finished artifact; checks that its files are there with their sizes and, to `verify`, their sha256.
 
     Raises:
-        ArtifactError: no record, a damaged record, another schema, or a file that is missing or has another size.
+        ArtifactError: no record, a damaged record, another schema, or a file that is missing or not as it was written.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -96,6 +97,8 @@ def read_record(folder: Path) -> Dict[str, Any]:
         if not file.is_file() or file.stat().st_size != facts["size_bytes"]:
             raise ArtifactError(f"{file} is missing or is not the {facts['size_bytes']} bytes that were written",
                                 f"delete {folder} and run the {record.get('stage')} stage again")
+        if verify and digest_file(file) != facts["sha256"]:
+            raise ArtifactError(f"{file} is not what was written: its bytes changed", f"delete {folder} and run the {record.get('stage')} stage again")
     return record
 
 
@@ -124,14 +127,6 @@ def artifact_digest(folder: Path) -> str:
     """Digest of an artifact by what it was made from: its stage and key."""
     record = read_record(folder)
     return digest_json([record["stage"], record["key"]])
-
-
-def recorded_digest(file: Path) -> Optional[str]:
-    """sha256 of a file as the artifact it lies in recorded it; None where it lies in none or its size differs."""
-    if not is_artifact(file.parent):
-        return None
-    facts = read_record(file.parent)["files"].get(file.name)
-    return facts and facts["sha256"]
 
 
 def digest_path(path: Path) -> str:
@@ -164,7 +159,7 @@ def stage_key(stage: Stage, *, digests: Mapping[str, Any], config: Any, versions
 
 
 def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] = None, work: Optional[Path] = None,
-              digest: Callable[[Path], str] = digest_path, context: Any = None, call: Optional[Callable[..., None]] = None) -> Path:
+              digest: Callable[[Path], str] = digest_path, context: Any = None, call: Optional[Callable[..., None]] = None, again: bool = False) -> Path:
     """Run `stage` unless its result is there already; publish the result in one rename.
 
     Args:
@@ -172,6 +167,7 @@ def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] 
         work: instead of `out`: the run folder in which `<stage>-<key>` is made or found.
         digest: digest of one input path.
         context: a JSON value for whatever else the result depends on (see context.py).
+        again: run it even if its result is there.
         call: runs the stage function (default: in this process); receives (stage, out folder, inputs, config).
 
     Returns:
@@ -189,7 +185,7 @@ def run_stage(stage: Stage, *, inputs: Inputs, config: Any, out: Optional[Path] 
             raise ValueError("run_stage needs out or work")
         out = work / f"{stage.name}-{key[:12]}"
     out = Path(os.path.abspath(out))
-    if _is_current(out, stage, key):
+    if _is_current(out, stage, key) and not again:
         return out
     started = time.time()
     with _workspace(out) as workspace:
@@ -217,7 +213,7 @@ def _is_current(out: Path, stage: Stage, key: str) -> bool:
             raise ArtifactError(f"{out} exists, is not empty and was not made by edgepress", "choose another -o, or empty the folder")
         return False
     try:
-        record = read_record(out)
+        record = read_record(out, verify=True)
     except ArtifactError:
         return False  # damaged: make it again
     if record["stage"] != stage.name:
@@ -232,7 +228,7 @@ def _workspace(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out.parent)
         _sweep(out.parent / ".cache")
-        workspace = out.parent / f".{out.name}.part-{os.getpid()}"
+        workspace = out.parent / f".{out.name}.{threading.get_ident()}.part-{os.getpid()}"
         shutil.rmtree(workspace, ignore_errors=True)  # a killed process may have had our number
         workspace.mkdir()
     except OSError as error:
@@ -240,7 +236,7 @@ def _workspace(out: Path) -> Iterator[Path]:
     try:
         yield workspace
     except OSError as error:
-        mended = _disk_error(error, out)
+        mended = disk_error(error, out)
         if mended is error:
             raise
         raise mended from error
@@ -248,7 +244,7 @@ def _workspace(out: Path) -> Iterator[Path]:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _disk_error(error: OSError, out: Path) -> BaseException:
+def disk_error(error: OSError, out: Path) -> BaseException:
     """A full, read-only or broken disk in the user's words; any other OSError is a bug of the stage and stays as it is."""
     import errno
 

@@ -65,8 +65,10 @@ class StageChild:
         code = self._process.wait()
         name = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self._log.seek(0)
-        hint = "the machine ran out of memory; try a smaller --batch-size" if code == -signal.SIGKILL else None
-        return errors.JobError(f"the process that ran the {stage.name} stage ended with {name}", hint=hint, stderr=self._log.read().decode(errors="replace"))
+        hint = "most likely the machine ran out of memory" + ("; try a smaller --batch-size" if stage.tensorflow else "") if code == -signal.SIGKILL else None
+        log = self._log.read().decode(errors="replace")
+        self.close()  # the next call starts another
+        return errors.JobError(f"the process that ran the {stage.name} stage ended with {name}", hint=hint, stderr=log)
 
     def close(self) -> None:
         """End the child."""
@@ -87,6 +89,8 @@ class StageChild:
 
 
 def _rebuild(reply: Dict[str, Any]) -> Exception:
+    if reply["error"] == "OSError":
+        return OSError(reply["errno"], reply["message"], reply["filename"])
     kind = getattr(errors, reply["error"], None)
     if kind is None:
         return RuntimeError(reply["message"])
@@ -124,9 +128,10 @@ def _serve(requests: TextIO, replies: TextIO, preload: Sequence[str]) -> None:
         try:
             stage.function()(Path(request["out"]), config=make_config(stage.config, request["config"], where=stage.name), **inputs)
         except errors.EdgepressError as error:
-            reply(kind="error", error=type(error).__name__, message=error.message, hint=error.hint)
+            known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+            reply(kind="error", error=known, message=error.message, hint=error.hint)
         except OSError as error:
-            reply(kind="error", error="ArtifactError", message=f"{error.filename or request['out']}: {error.strerror or error}", hint=None)
+            reply(kind="error", error="OSError", errno=error.errno, message=error.strerror or str(error), filename=error.filename and str(error.filename))
         except Exception:
             reply(kind="error", error="", message=traceback.format_exc(), hint=None)
         else:

@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional, Tuple
 import click
 
 from edgepress import __version__
-from edgepress.errors import EdgepressError, GateError
+from edgepress.errors import EdgepressError, GateError, UnsupportedError
 from edgepress.options import CommaList, config_from, config_options
 from edgepress.progress import TerminalLine, set_sink
 from edgepress.recipe import BenchmarkConfig, CertifyConfig, ConvertConfig, FinetuneConfig, QuantizeConfig
@@ -39,13 +39,14 @@ def cli() -> None:
 
 
 def _stage_command(stage: Stage) -> click.Command:
-    def body(out: Optional[Path], as_json: bool, **values: Any) -> None:
+    def body(out: Optional[Path], as_json: bool, again: bool, **values: Any) -> None:
         inputs = {i.role: list(values[i.role]) if i.many else values[i.role] for i in stage.inputs}
         config = config_from(stage.config, values, command=stage.name)
-        _print_result(stage, _run_command(stage, inputs, config, out), as_json)
+        _print_result(stage, _run_command(stage, inputs, config, out, again), as_json)
 
     body.__doc__ = stage.help
     body = config_options(stage.config)(body)
+    body = click.option("--again", is_flag=True, help="do it again even if the result is there")(body)
     body = click.option("--json", "as_json", is_flag=True, help="print one JSON document")(body)
     text = "folder (or model file) to make" + ("; default: beside the model" if stage.name in BESIDE else "")
     body = click.option("-o", "--out", type=FILE, required=stage.name not in BESIDE + ("report",), help=text)(body)
@@ -57,11 +58,11 @@ def _stage_command(stage: Stage) -> click.Command:
     return click.command(stage.name)(body)
 
 
-def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path]) -> Path:
+def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path], again: bool) -> Path:
     from edgepress.single import run_single
 
     with _progress():
-        return run_single(stage, inputs, config, out=out)
+        return run_single(stage, inputs, config, out=out, again=again)
 
 
 class _progress:
@@ -84,8 +85,10 @@ def _print_result(stage: Stage, path: Path, as_json: bool) -> None:
     file = folder / RESULTS[stage.name] if folder.is_dir() else folder
     document = json.loads(file.read_text(encoding="utf-8"))
     click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else summarize(stage.name, document, path))
+    if stage.name == "benchmark" and all(record["status"] != "ok" for record in document):
+        raise UnsupportedError("nothing was measured", "the reasons stand in the table; `edgepress runtimes` says what works here")
     if stage.name == "certify" and document["certified"] is not True:
-        raise GateError(f"{document['file']} is not certified: {document.get('reason') or document['certified']}", "allow more with --max-drop, or try another scheme")
+        raise GateError(f"{document['file']} is not certified", "the reason stands above; allow more with --max-drop, use more test images, or try another scheme")
 
 
 for _stage in STAGES.values():
@@ -159,7 +162,7 @@ def _print_report(folder: Path, as_json: bool) -> None:
 @click.argument("photos", nargs=-1, required=True, type=FILE)
 @click.option("--model", required=True, type=FILE, help="model file, bundle, or folder that holds one")
 @click.option("--runtime", default=None, help="runtime that executes the file")
-@click.option("--top", default=3, show_default=True, help="classes to show")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="classes to show")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
 def predict(photos: Tuple[Path, ...], model: Path, runtime: Optional[str], top: int, as_json: bool) -> None:
     """Say what is on a photo."""

@@ -42,10 +42,23 @@ def _runtimes(config: Any) -> Any:
 _CONTEXTS: Mapping[str, Callable[[Any], Any]] = {"finetune": _weights, "convert": _labels, "quantize": _instruction_set, "benchmark": _machine, "evaluate": _runtimes, "certify": _runtimes}
 
 
-def stage_context(stage: str, config: Any) -> Any:
+def _specs(inputs: Mapping[str, Any]) -> Any:
+    """Digests of what may stand beside a user's model file and say how it wants its pixels."""
+    found = []
+    for role in ("model", "reference"):
+        file = inputs.get(role)
+        if isinstance(file, Path) and file.is_file():
+            beside = (file.with_name(file.name + ".model.json"), file.with_suffix(".json"), file.with_name("model.json"))
+            found += [digest_file(path) for path in beside if path.is_file()]
+    return found or None
+
+
+def stage_context(stage: str, config: Any, inputs: Mapping[str, Any] = {}) -> Any:
     """A JSON value that changes when something outside the inputs and config of `stage` would change its result; None where nothing does.
 
     Raises:
         RecipeError, ModelError: a backbone or weights file that does not exist.
     """
-    return _CONTEXTS[stage](config) if stage in _CONTEXTS else None
+    outside = _CONTEXTS[stage](config) if stage in _CONTEXTS else None
+    specs = _specs(inputs) if stage in ("quantize", "evaluate", "certify") else None
+    return [outside, specs] if specs else outside

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
-from edgepress.artifact import Inputs, artifact_digest, call_here, digest_file, digest_json, is_artifact, recorded_digest, run_stage, write_json
+from edgepress.artifact import Inputs, artifact_digest, call_here, digest_file, digest_json, disk_error, is_artifact, run_stage, write_json
 from edgepress.child import TENSORFLOW, StageChild
 from edgepress.context import stage_context
 from edgepress.errors import ArtifactError, EdgepressError, UnsupportedError
@@ -127,7 +127,7 @@ def digest_input(path: Path, *, cache: Path) -> str:
     if str(path) in OFFLINE_SOURCES:
         return str(path)
     if path.is_file() and path.suffix.lower() != ".csv":
-        return recorded_digest(path) or digest_file(path)
+        return digest_file(path)
     if is_artifact(path):
         return artifact_digest(path)
     if (path / RUN_FILE).is_file():
@@ -168,18 +168,35 @@ class Runner:
         self.artifacts: Dict[str, Path] = {}
         self.records: Dict[str, Dict[str, Any]] = {}
         self.order: List[str] = []  # run.json lists steps as planned, whichever ended first: the same run has the same digest
+        self.stopped = False  # interrupted: what still ends is written down, but not shown
         self.lock = threading.Lock()
 
     def run(self, steps: List[Step]) -> None:
         """All steps, then the report and the bundle. Raises what a required step raises; GateError if nothing may ship."""
-        self.run_steps(steps)
-        for name in ("report", "bundle"):
-            self._step(Step(name, name, {"run": self.out}, getattr(self.recipe, name)))
-            self._point_to(self.artifacts[name])
+        try:
+            self._claim_folder()
+            self.run_steps(steps)
+            for name in ("report", "bundle"):
+                self._step(Step(name, name, {"run": self.out}, getattr(self.recipe, name)))
+                self._point_to(self.artifacts[name])
+        except OSError as error:
+            mended = disk_error(error, self.out)
+            if mended is error:
+                raise
+            raise mended from error
+
+    def _claim_folder(self) -> None:
+        """Make the run folder. Raises ArtifactError where it is a file, or somebody's folder."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ArtifactError(f"{self.out} exists and is a file; accepted: a folder to make", "choose another -o")
+        if self.out.is_dir() and any(self.out.iterdir()):
+            ours = any(is_artifact(p) for p in self.out.iterdir()) or (self.out / RUN_FILE).is_file() and "recipe" in read_run(self.out)
+            if not ours:
+                raise ArtifactError(f"{self.out} exists, is not empty and was not made by edgepress", "choose another -o, or empty the folder")
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def run_steps(self, steps: List[Step]) -> None:
         """The given steps alone: the trunk one by one in a child that has TensorFlow, its variants two at a time, benchmarks alone."""
-        self.out.mkdir(parents=True, exist_ok=True)
         self.order = [step.id for step in steps]
         with contextlib.ExitStack() as stack:
             trunk = stack.enter_context(StageChild(TENSORFLOW))
@@ -219,22 +236,28 @@ class Runner:
             finally:
                 children.put(child)
 
-        with ThreadPoolExecutor(WORKERS) as pool:
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
             for step in steps:
                 futures[step.id] = pool.submit(work, step)
-        for future in futures.values():
-            future.result()
+            for future in futures.values():
+                future.result()
+        except BaseException:
+            self.stopped = True
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _step(self, step: Step, call: Optional[Callable[..., None]] = None) -> None:
         stage, started = STAGES[step.stage], time.monotonic()
         self.on_step(step.id, "start", 0.0)
-        record: Dict[str, Any] = {"id": step.id, "stage": step.stage, "variant": step.variant, "runtime": step.runtime, "inputs": {}, "artifact": None, "status": "ok", "reason": None}
+        record: Dict[str, Any] = {"id": step.id, "stage": step.stage, "variant": step.variant, "runtime": step.runtime, "inputs": {}, "artifact": None, "status": "unfinished", "reason": None}
         try:
             inputs = {role: self._resolve(value) for role, value in step.inputs.items()}
             record["inputs"] = {role: [self._show(p) for p in v] if isinstance(v, list) else self._show(v) for role, v in inputs.items()}
-            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, context=stage_context(step.stage, step.config), call=call)
+            path = run_stage(stage, inputs=inputs, config=step.config, work=self.out, digest=self.digest, context=stage_context(step.stage, step.config, inputs), call=call)
             self.artifacts[step.id] = path
-            record["artifact"] = path.name
+            record.update(artifact=path.name, status="ok")
         except EdgepressError as error:
             record.update(status="skipped" if isinstance(error, (UnsupportedError, _Missing)) else "failed", reason=str(error))
             if step.required:
@@ -245,6 +268,8 @@ class Runner:
     def _point_to(self, artifact: Path) -> None:
         """A link without the key, such as `report` -> `report-1a2b3c`: a place that stays the same from run to run."""
         link = self.out / artifact.name.partition("-")[0]
+        if link.exists() and not link.is_symlink():
+            return  # somebody's own: the folder with the key is there all the same
         part = self.out / f".{link.name}.part-{os.getpid()}"
         part.unlink(missing_ok=True)
         part.symlink_to(artifact.name, target_is_directory=True)
@@ -269,7 +294,8 @@ class Runner:
             self.records[record["id"]] = record
             steps = sorted(self.records.values(), key=lambda r: self.order.index(r["id"]) if r["id"] in self.order else len(self.order))
             write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": dataclasses.asdict(self.recipe), "steps": steps})
-            self.on_step(record["id"], record["status"] if not record["reason"] else f"{record['status']}: {record['reason']}", record["seconds"])
+            if not self.stopped:
+                self.on_step(record["id"], record["status"] if not record["reason"] else f"{record['status']}: {record['reason']}", record["seconds"])
 
 
 class _Missing(EdgepressError):

@@ -26,8 +26,8 @@ class DatasetConfig:
 
     validation: float = option(0.15, "share of the images used to choose between settings, where the folder has no split of its own")
     test: float = option(0.2, "share of the images that nothing but the certificate sees, where the folder has no split of its own")
-    near_duplicate_bits: Optional[int] = option(4, "largest perceptual-hash distance (of 64 bits) that counts as the same photo; none switches it off")
-    max_megapixels: float = option(64.0, "images with more pixels than this are skipped as decompression bombs")
+    near_duplicate_bits: Optional[int] = option(4, "largest perceptual-hash distance (of 64 bits) that counts as the same photo; none switches it off", minimum=0, maximum=20)
+    max_megapixels: float = option(64.0, "images with more pixels than this are skipped as decompression bombs", minimum=0.01)
     min_images: int = option(10, "fewest usable images a class may have")
 
 
@@ -42,10 +42,10 @@ class FinetuneConfig:
     views: int = option(4, "augmented views (flips, crops) of each training photo whose features are cached", minimum=1, maximum=8)
     epochs: int = option(8, "epochs of fine-tuning", minimum=1)
     batch_size: int = option(32, "photos per training step", minimum=1)
-    learning_rate: float = option(0.003, "peak learning rate of fine-tuning")
-    layer_decay: float = option(0.9, "each freeze point towards the stem learns this much slower")
-    label_smoothing: float = option(0.05, "label smoothing of fine-tuning")
-    ema: float = option(0.99, "decay of the exponential moving average of the weights")
+    learning_rate: float = option(0.003, "peak learning rate of fine-tuning", minimum=1e-8)
+    layer_decay: float = option(0.9, "each freeze point towards the stem learns this much slower", minimum=0.0, maximum=1.0)
+    label_smoothing: float = option(0.05, "label smoothing of fine-tuning", minimum=0.0, maximum=0.9)
+    ema: float = option(0.99, "decay of the exponential moving average of the weights", minimum=0.0, maximum=0.9999)
     patience: int = option(3, "stop after this many epochs without a better validation loss", minimum=1)
     class_weights: Literal["balanced", "none"] = option("balanced", "weigh classes by the inverse of their image count, or not")
     augment: bool = option(True, "flip, crop and jitter photos while fine-tuning")
@@ -56,13 +56,13 @@ class FinetuneConfig:
 class PruneConfig:
     """Magnitude pruning: makes the compressed file smaller, not the inference faster."""
 
-    sparsity: float = option(0.5, "share of zero weights in each pruned layer, 0–1")
+    sparsity: float = option(0.5, "share of zero weights in each pruned layer, 0–1", minimum=0.01, maximum=0.99)
     schedule: Literal["polynomial", "constant"] = option("polynomial", "how sparsity grows during fine-tuning")
     pattern: Literal["unstructured", "block", "2:4"] = option("unstructured", "which weights may be zero together")
     method: Literal["auto", "tfmot", "mask"] = option("auto", "auto: TensorFlow Model Optimization where it can, our mask pruner where it refuses")
     epochs: int = option(10, "epochs of fine-tuning while pruning; sparsity above 0.6 wants about 30, and 0.002 as learning rate", minimum=1)
     batch_size: int = option(32, "photos per training step", minimum=1)
-    learning_rate: float = option(0.0005, "peak learning rate")
+    learning_rate: float = option(0.0005, "peak learning rate", minimum=1e-8)
     seed: int = option(0, "seed of everything random")
 
 
@@ -111,7 +111,7 @@ class EvaluateConfig:
 class CertifyConfig:
     """How much accuracy a compressed file may lose against its reference."""
 
-    max_drop: float = option(1.0, "largest accepted accuracy drop, in percentage points")
+    max_drop: float = option(1.0, "largest accepted accuracy drop, in percentage points", minimum=0.0, maximum=100.0)
     confidence: float = option(0.95, "confidence of the intervals")
     runtime: Optional[RuntimeName] = option(None, "runtime that executes both files; default: the first installed one for each format")
     threads: int = option(2, "threads of the runtime", minimum=1)
@@ -122,11 +122,11 @@ class BenchmarkConfig:
     """How latency and memory are measured."""
 
     runtimes: Tuple[RuntimeName, ...] = option((), "runtimes to measure; default: every installed one that opens the file")
-    threads: Tuple[int, ...] = option((), "thread counts; default: 1 and all cores")
+    threads: Tuple[int, ...] = option((), "thread counts; default: 1 and all cores", minimum=1, maximum=256)
     min_runs: int = option(50, "fewest timed runs", minimum=1)
-    min_seconds: float = option(2.0, "shortest timed period")
-    max_seconds: float = option(10.0, "longest timed period, even if that means fewer runs")
-    warmup_seconds: float = option(0.2, "shortest warm-up")
+    min_seconds: float = option(2.0, "shortest timed period", minimum=0.0)
+    max_seconds: float = option(10.0, "longest timed period, even if that means fewer runs", minimum=0.1)
+    warmup_seconds: float = option(0.2, "shortest warm-up", minimum=0.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class ReportConfig:
     """What the report shows."""
 
     title: Optional[str] = option(None, "heading of the page")
-    thumbnails: int = option(24, "most misclassified or flipped photos shown per file")
+    thumbnails: int = option(24, "most misclassified or flipped photos shown per file", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def check_value(kind: Any, value: Any, *, where: str, metadata: Mapping[str, Any
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
             raise RecipeError(f"{where} is {value!r}; accepted: a list")
-        return tuple(check_value(get_args(kind)[0], v, where=where) for v in value)
+        return tuple(check_value(get_args(kind)[0], v, where=where, metadata=metadata) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -213,6 +213,11 @@ class Recipe:
     bundle: BundleConfig = BundleConfig()
 
 
+# Keys of a recipe's tables that the run sets itself, and what to write instead.
+_SET_BY_RUN = {("quantize", "scheme"): 'schemes = ["..."] at the top', ("evaluate", "runtime"): 'runtimes = ["..."] at the top',
+               ("certify", "runtime"): 'runtimes = ["..."] at the top', ("evaluate", "split"): "nothing: a run is certified on the test split"}
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe TOML: top-level `images`, `schemes`, `runtimes`, and one table per stage.
 
@@ -233,6 +238,9 @@ def load_recipe(path: Path) -> Recipe:
         if key in SECTIONS:
             if not isinstance(value, dict):
                 raise RecipeError(f"{path}: {key} is {value!r}; accepted: a table [{key}]")
+            for name in value:
+                if (key, name) in _SET_BY_RUN:
+                    raise RecipeError(f"{path} [{key}] {name} has no effect in a run", f"write {_SET_BY_RUN[key, name]}")
             values[key] = make_config(SECTIONS[key], value, where=f"{path} [{key}]")
         elif key in kinds:
             values[key] = check_value(kinds[key], value, where=f"{path} {key}")

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from edgepress.artifact import SUFFIXES, is_artifact, run_stage, write_atomic
+from edgepress.artifact import RECORD, SUFFIXES, digest_file, is_artifact, read_record, run_stage, write_atomic
 from edgepress.child import TENSORFLOW, StageChild
 from edgepress.collect import HIDDEN, collect_run
 from edgepress.context import stage_context
-from edgepress.errors import RecipeError
+from edgepress.errors import ArtifactError, RecipeError
 from edgepress.pipeline import OFFLINE_SOURCES, digest_input
 from edgepress.progress import report_progress
 from edgepress.recipe import SECTIONS, PruneConfig, Recipe, check_value, load_recipe, make_config
@@ -22,14 +22,14 @@ from edgepress.stages import STAGES, Stage
 
 
 
-def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path]) -> Path:
-    """Run one stage for the command line.
+def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path], again: bool = False) -> Path:
+    """Run one stage for the command line; `again` even if its result is there.
 
     Returns:
         The artifact's folder; or, where `out` names a model file, that file (its record lies beside it as `<file>.json`).
     """
     if out is not None and out.suffix.lower() in SUFFIXES and stage.name in ("convert", "quantize"):
-        return _run_to_file(stage, inputs, config, out)
+        return _run_to_file(stage, inputs, config, out, again=again)
     first = inputs[stage.inputs[0].role]
     first = first[0] if isinstance(first, list) else first
     work = None
@@ -39,12 +39,12 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
         else:
             out = first.parent / f"{first.name}.{stage.name}"
     base = work or out.parent
-    inputs = _with_dataset(stage, inputs, base)
+    inputs = _with_dataset(stage, {**inputs, "images": _own_folder(first)} if "images" in inputs else inputs, base)
     if "run" in inputs:
         collect_run(inputs["run"])
     cache = base / ".cache"
     with StageChild(TENSORFLOW) as child:
-        made = run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache), context=stage_context(stage.name, config),
+        made = run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache), context=stage_context(stage.name, config, inputs), again=again,
                          call=child.call if stage.tensorflow else None)
     if stage.name == "certify" and inputs["model"].is_file():
         from edgepress.stages.certify import write_beside
@@ -63,15 +63,16 @@ def _with_dataset(stage: Stage, inputs: Dict[str, Any], base: Path) -> Dict[str,
     return {**inputs, "dataset": made}
 
 
-def _run_to_file(stage: Stage, inputs: Dict[str, Any], config: Any, out: Path) -> Path:
+def _run_to_file(stage: Stage, inputs: Dict[str, Any], config: Any, out: Path, *, again: bool) -> Path:
     """Run into a hidden work folder, then put the one model file (and its record) where the user wants it."""
     form = SUFFIXES[out.suffix.lower()]
+    _check_target(stage, inputs["model"], out)
     if stage.name == "convert":
         config = replace(config, formats=(form,))
     work = Path(os.path.abspath(out)).parent / HIDDEN
     with StageChild(TENSORFLOW) as child:
         folder = run_stage(stage, inputs=inputs, config=config, work=work, digest=partial(digest_input, cache=work / ".cache"),
-                           context=stage_context(stage.name, config), call=child.call if stage.tensorflow else None)
+                           context=stage_context(stage.name, config, inputs), again=again, call=child.call if stage.tensorflow else None)
     made = [p for p in folder.iterdir() if p.suffix in SUFFIXES]
     if [p.suffix for p in made] != [out.suffix.lower()]:
         raise RecipeError(f"{out} ends in {out.suffix}, but the {stage.name} stage made {', '.join(p.name for p in made)}", f"give -o a name that ends in {made[0].suffix}")
@@ -79,6 +80,22 @@ def _run_to_file(stage: Stage, inputs: Dict[str, Any], config: Any, out: Path) -
     details = next(folder.glob("*ion.json"))
     write_atomic(out.with_name(out.name + ".json"), details.read_bytes())
     return out
+
+
+def _check_target(stage: Stage, model: Path, out: Path) -> None:
+    """Refuse what would overwrite a file that is not ours, before anything is done.
+
+    Raises:
+        RecipeError: another format than the model's.
+        ArtifactError: `out` is the input, a folder, or a file that no command here made.
+    """
+    if stage.name == "quantize" and model.is_file() and model.suffix.lower() in SUFFIXES and model.suffix.lower() != out.suffix.lower():
+        raise RecipeError(f"{out} ends in {out.suffix}, but {model.name} stays a {model.suffix} file when it is quantized", f"give -o a name that ends in {model.suffix}")
+    if not out.exists():
+        return
+    made = {facts["sha256"] for record in (out.parent / HIDDEN).glob(f"*/{RECORD}") for facts in read_record(record.parent)["files"].values()}
+    if out.is_dir() or out.resolve() == model.resolve() or digest_file(out) not in made:
+        raise ArtifactError(f"{out} exists and was not made by this command; accepted: a new name, or a file that edgepress made there", "choose another -o")
 
 
 def _copy_atomic(source: Path, target: Path) -> None:
@@ -90,9 +107,14 @@ def _copy_atomic(source: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def _own_folder(images: Path) -> Path:
+    """A folder of the user's wins over the built-in dataset of the same name."""
+    return Path(os.path.abspath(images)) if str(images) in OFFLINE_SOURCES and images.exists() else images
+
+
 def build_recipe(source: Path, values: Mapping[str, Any]) -> Recipe:
     """The recipe that `edgepress run SOURCE` with these options means: a recipe file is the base, options change it."""
-    recipe = load_recipe(source) if source.suffix == ".toml" else Recipe(images=str(source))
+    recipe = load_recipe(source) if source.suffix == ".toml" else Recipe(images=str(_own_folder(source)))
     if source.suffix == ".toml" and recipe.images not in OFFLINE_SOURCES and not Path(recipe.images).is_absolute():
         recipe = replace(recipe, images=str(source.parent / recipe.images))
     if recipe.images not in OFFLINE_SOURCES and not Path(recipe.images).exists():
@@ -134,6 +156,6 @@ def runtimes_by_format(recipe: Recipe) -> Dict[str, Tuple[str, ...]]:
         names = tuple(n for n in available_runtimes(form) if (n in recipe.runtimes if recipe.runtimes else n != "keras"))
         if not names:
             raise RecipeError(f"no runtime {'of ' + ','.join(recipe.runtimes) + ' ' if recipe.runtimes else ''}on this machine opens .{form} files",
-                              "leave the format out with --formats, or see `edgepress runtimes`")
+                              f"leave it out with --formats {','.join(f for f in recipe.convert.formats if f != form) or 'tflite'}, or see `edgepress runtimes`")
         found[form] = names
     return found

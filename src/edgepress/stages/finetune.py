@@ -263,7 +263,7 @@ def _tuned_model(model: Any, tuned: training.Tuned) -> Any:
 def _run_key(task: Task, linear: Linear) -> str:
     """What a checkpoint belongs to."""
     return digest_json([VERSION, task.built.weights_sha256, asdict(task.config), task.spec.labels, task.train.digests, task.validation.digests,
-                        linear.probe.strength, linear.record["views"]])[:32]
+                        task.train.targets.tolist(), task.validation.targets.tolist(), linear.probe.strength, linear.record["views"], linear.record["augmentation"]])[:32]
 
 
 def _tune(task: Task, linear: Linear, model: Any, *, checkpoint: Path, board: Path) -> training.Tuned:
