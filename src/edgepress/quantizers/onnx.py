@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -231,7 +231,7 @@ def _dynamic_nodes(model: Any, node: Any, values: np.ndarray, axis: int, *, per_
     packed, scale = pack_int8(values, axis, per_channel=per_channel)
     if node.op_type == "Gemm" and axis == 0:
         packed = packed.T
-    scale = scale.reshape(-1, 1, 1) if convolution and scale.size > 1 else scale  # broadcasts over [N, C, H, W] or [N, C]
+    scale = _behind_channels(scale, values.ndim) if convolution else scale
     bias = node.input[2] if len(node.input) > 2 else ""
     unsigned = np.ascontiguousarray((packed.astype(np.int16) + 128).astype(np.uint8))
     model.graph.initializer.extend([numpy_helper.from_array(unsigned, base + "_weight"), numpy_helper.from_array(scale, base + "_weight_scale"),
@@ -245,14 +245,19 @@ def _dynamic_nodes(model: Any, node: Any, values: np.ndarray, axis: int, *, per_
              helper.make_node("Cast", [part[3]], [part[4]], name=part[4], to=TensorProto.FLOAT),
              helper.make_node("Mul", [part[1], base + "_weight_scale"], [part[5]], name=part[5]),
              helper.make_node("Mul", [part[4], part[5]], [scaled], name=scaled)]
-    return nodes + ([_add_bias(model, node, scaled, bias, convolution)] if bias else [])
+    return nodes + ([_add_bias(model, node, scaled, bias, values.ndim if convolution else None)] if bias else [])
 
 
-def _add_bias(model: Any, node: Any, scaled: str, bias: str, convolution: bool) -> Any:
+def _add_bias(model: Any, node: Any, scaled: str, bias: str, rank: Optional[int]) -> Any:
     values = numpy_helper.to_array(initializers(model)[bias])
     name = node.output[0] + "_bias"
-    model.graph.initializer.append(numpy_helper.from_array(values.reshape(-1, 1, 1) if convolution else values, name))
+    model.graph.initializer.append(numpy_helper.from_array(values if rank is None else _behind_channels(values, rank), name))
     return helper.make_node("Add", [scaled, name], [node.output[0]], name=node.output[0] + "_add")
+
+
+def _behind_channels(values: np.ndarray, rank: int) -> np.ndarray:
+    """[C] as [C, 1, …], which broadcasts over the output [N, C, …] of a convolution whose weights have this rank (3: 1-D, 4: images)."""
+    return values.reshape(-1, *(1,) * (rank - 2)) if values.size > 1 else values
 
 
 def weights_of(model: Any) -> Dict[str, int]:
