@@ -19,11 +19,11 @@ def lost_mean(weights: np.ndarray, rounded: np.ndarray, mean: np.ndarray, *, gro
     """E[(W − W_q)·x] per output channel, [O]: what to add to the bias.
 
     Args:
-        weights: float [O, kh, kw, I/groups] (a dense layer: kh = kw = 1).
+        weights: float [O, kernel axes…, I/groups] (a dense layer: kernel axes of 1, or none).
         rounded: what the file holds, times its scale, same shape.
         mean: E[x] per input channel, [I].
     """
-    error = (weights.astype(np.float64) - rounded).sum(axis=(1, 2))
+    error = (weights.astype(np.float64) - rounded).sum(axis=tuple(range(1, weights.ndim - 1)))
     outputs, per_group = error.shape
     group = np.arange(outputs) // max(1, outputs // groups)
     return (error * mean[group[:, None] * per_group + np.arange(per_group)]).sum(axis=1)

@@ -51,10 +51,10 @@ def _real(stored: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _outputs_first(weights: np.ndarray, node: Any) -> np.ndarray:
-    """[O, kh, kw, I/groups] of Conv [O, I/groups, kh, kw] or Gemm weights."""
+    """[O, …, I/groups] of Conv [O, I/groups, …] (any number of kernel axes) or Gemm weights."""
     if node.op_type == "Gemm":
         return (weights if _attribute(node, "transB", 0) else weights.T)[:, None, None, :]
-    return weights.transpose(0, 2, 3, 1)
+    return np.moveaxis(weights, 1, -1)
 
 
 def _attribute(node: Any, name: str, default: int) -> int:
