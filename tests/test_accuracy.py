@@ -99,5 +99,20 @@ def test_worst_class_is_the_one_that_lost_most_with_an_interval_that_allows_for_
 @pytest.mark.parametrize(("answer", "words"), [(np.zeros((4, 2)), "2 numbers per image, but there are 3 classes"), (np.zeros((4, 3, 1)), "classes"),
                                                (np.array([[np.nan, 0, 1]]), "not finite"), (np.ones((1, 3)) / 3, None)])
 def test_answers_are_checked(answer, words):
-    problem = accuracy.check_probabilities(answer, classes=3)
+    problem = accuracy.check_answers(answer, classes=3)
+    assert problem is None if words is None else words in problem
+
+
+def rounded_softmax(classes):
+    """Unsure answers as a TFLite int8 softmax stores them: multiples of 1/256."""
+    powers = np.exp(np.random.default_rng(0).normal(0, 1.5, (50, classes)))
+    return np.minimum(np.rint(256 * powers / powers.sum(1, keepdims=True)), 255) / 256
+
+
+@pytest.mark.parametrize(("answer", "words"), [
+    (np.array([[-3.2, 7.5, 0.1]]), "run from -3.2 to 7.5 and do not sum to 1"), (np.array([[0.9, 0.8, 0.1]]), "do not sum to 1 (but 1.8 to 1.8)"),
+    (np.array([[1.4, -0.4, 0.0]]), "run from -0.4 to 1.4: they are"), (np.array([[0.2, 0.8, 0.0], [0.2, 0.2, 0.2]]), "0.6 to 1"),
+    (np.array([[-5e-4, 1.0005, 0.0]]), None), (rounded_softmax(3), None), (rounded_softmax(10), None), (rounded_softmax(1000), None)])
+def test_answers_that_are_no_probabilities_are_told_with_their_range(answer, words):
+    problem = accuracy.check_probabilities(answer)
     assert problem is None if words is None else words in problem

@@ -12,6 +12,7 @@ RULE = ("Every image is paired with itself. The drop is (lost − gained) / imag
         "max_drop, false where the lower bound (drop_at_least) is larger, unresolved where these images cannot tell. The bounds are Tango's (1998) score "
         "bounds; drop_at_most is never below the smallest drop this many images can rule out, 1 − (1 − confidence)^(1/images), and drop_at_least never above "
         "the exact (Clopper–Pearson) bound of the share of lost images. drop_interval is two-sided.")
+RANGE_TOLERANCE, SUM_TOLERANCE = 1e-3, 0.05  # of probabilities that a quantized softmax rounded
 
 
 def score(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> Dict[str, Any]:
@@ -132,11 +133,28 @@ def _class_drops(lost: np.ndarray, gained: np.ndarray, targets: np.ndarray, labe
     return rows
 
 
-def check_probabilities(probabilities: Any, *, classes: int) -> Optional[str]:
-    """What is wrong with an answer of a model, or None: not [N, classes], not finite, or not probabilities."""
-    shape = np.shape(probabilities)
+def check_answers(answers: Any, *, classes: int) -> Optional[str]:
+    """What is wrong with the answers of a model, or None: not [N, classes], or not finite."""
+    shape = np.shape(answers)
     if len(shape) != 2 or shape[1] != classes:
         return f"the model answers with {shape[-1] if len(shape) == 2 else shape} numbers per image, but there are {classes} classes"
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(answers).all():
         return "the model answers with numbers that are not finite"
     return None
+
+
+def in_range(answers: np.ndarray) -> bool:
+    """Whether every number could be a probability."""
+    return not answers.size or bool(answers.min() >= -RANGE_TOLERANCE and answers.max() <= 1 + RANGE_TOLERANCE)
+
+
+def check_probabilities(answers: np.ndarray) -> Optional[str]:
+    """Why finite answers [N, C] are not probabilities, or None.
+
+    A softmax rounded to 8 bits passes: each of its C numbers is off by at most 1/512, so a thousand of them sum to 1 only roughly.
+    """
+    sums = answers.sum(axis=1, dtype=np.float64)
+    off = np.abs(sums - 1).max(initial=0) > max(SUM_TOLERANCE, answers.shape[1] / 512)
+    if in_range(answers) and not off:
+        return None
+    return f"its answers run from {answers.min():.3g} to {answers.max():.3g}" + (f" and do not sum to 1 (but {sums.min():.3g} to {sums.max():.3g})" if off else "") + ": they are no probabilities"

@@ -64,7 +64,7 @@ def score_file(model: Path, dataset: Path, *, config: EvaluateConfig, cache: Pat
         work: folder for the job's files, which are gone at the end.
 
     Raises:
-        ModelError: labels of file and images do not fit, or the file's answers are not one number per class.
+        ModelError: labels of file and images do not fit, or the file's answers are not one probability per class.
         UnsupportedError: no runtime opens this format, or not the one asked for.
         JobError: the process that ran the file died.
     """
@@ -158,11 +158,14 @@ def guess_spec(file: Path, inputs: Sequence[Dict[str, Any]], labels: Sequence[st
 
 def _check_answers(file: Path, answers: np.ndarray, labels: Sequence[str], *, known: bool) -> np.ndarray:
     """The answers as probabilities; a file without a spec may end in logits, which then get their softmax here."""
-    problem = accuracy.check_probabilities(answers, classes=len(labels))
+    problem = accuracy.check_answers(answers, classes=len(labels))
     if problem:
         raise ModelError(f"{file}: {problem} ({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''})",
                          "evaluate it on images of the classes it was trained on; the labels are the sorted names of the class folders unless the file carries its own")
-    if not known and (answers.min() < -1e-3 or answers.max() > 1.001):
+    if not known and not accuracy.in_range(answers):
         powers = np.exp(answers - answers.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
+    problem = accuracy.check_probabilities(answers)
+    if problem:
+        raise ModelError(f"{file}: {problem}", 'set "output": "logits" in its model.json if it ends before its softmax')
     return answers

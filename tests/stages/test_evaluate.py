@@ -100,6 +100,23 @@ def test_logits_become_probabilities(tmp_path):
     assert np.allclose(arrays["probabilities"].sum(1), 1, atol=1e-6) and arrays["probabilities"].max() < 0.6
 
 
+def test_logits_that_are_called_probabilities_are_an_error(tmp_path):
+    import onnx
+
+    model = with_spec(tmp_path / "m", "tiny_float.onnx")
+    graph = onnx.load(model)
+    last = next(node for node in graph.graph.node if graph.graph.output[0].name in node.output)
+    assert last.op_type == "Softmax"
+    last.op_type = "Identity"
+    del last.attribute[:]
+    onnx.save(graph, model)
+    photos = make_photos(tmp_path / "photos")
+    with pytest.raises(ModelError, match=r"run from .* and do not sum to 1.*\"output\": \"logits\" in its model.json"):
+        run(tmp_path, model, photos)
+    (tmp_path / "m" / "tiny_float.onnx.model.json").write_text(to_json(dataclasses.replace(SPEC, output="logits")))
+    assert run(tmp_path, model, photos)[0]["accuracy"] == 1.0
+
+
 def test_csv_of_paths(tmp_path):
     photos = make_photos(tmp_path / "photos")
     lines = ["path,label"] + [f"photos/{label}/{i}.png,{label}" for label in COLORS for i in range(2)]
