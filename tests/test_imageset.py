@@ -203,6 +203,19 @@ def test_source_digest_follows_content_names_and_place(folder: Path, tmp_path: P
     assert len(seen) == 5
 
 
+def test_loose_photos_have_a_digest_too(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "__MACOSX").mkdir()
+    seen = {source_digest(folder / "cat", cache=tmp_path), source_digest(folder / "dog", cache=tmp_path)}
+    assert source_digest(folder / "cat", cache=tmp_path) in seen
+    assert len(calibration_images(folder / "cat", count=3, seed=0)) == 3
+    photo(77).save(folder / "cat" / "new.png")
+    seen.add(source_digest(folder / "cat", cache=tmp_path))
+    assert len(seen) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="holds no photos"):
+        source_digest(tmp_path / "empty", cache=tmp_path)
+
+
 def test_a_change_of_equal_size_and_time_is_seen_by_its_inode(folder: Path, tmp_path: Path) -> None:
     file = folder / "cat" / "00000.png"
     os.utime(file, ns=(10 ** 18, 10 ** 18))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from edgepress.artifact import digest_file, digest_json, write_atomic
-from edgepress.photos import find_photos
+from edgepress.photos import Found, find_loose, find_photos
 from edgepress.preprocess import name_of
 from edgepress.streaming import map_ordered, show_progress
 
@@ -21,12 +21,14 @@ _SETTLED_NS = 50_000_000  # a file changed this shortly before it was read could
 def source_digest(images: Path, *, cache: Path) -> str:
     """Digest of a folder's (or CSV's) photos, names and place; each file is read once and then remembered in `cache`.
 
-    The place is part of it because a dataset points at the photos where they lie. Files that are no photos do not count.
+    The place is part of it because a dataset points at the photos where they lie. Files that are no photos do not count. Loose photos
+    without class folders count too: they are enough to calibrate with, and a stage that needs labels says so itself.
 
     Raises:
         DatasetError: no photos there (see `find_photos`).
     """
-    found = find_photos(images)
+    loose = find_loose(images)
+    found = Found(Path(os.path.abspath(images)), (), loose, ()) if loose else find_photos(images)
     digests = digest_files([photo.path for photo in found.photos], memory=_memory_file(found.root, cache))
     described = [[photo.name, photo.label, photo.split, digest] for photo, digest in zip(found.photos, digests)]
     return digest_json([name_of(found.root), list(found.labels), described])

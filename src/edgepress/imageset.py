@@ -17,8 +17,8 @@ from edgepress.artifact import digest_json, is_artifact, read_record
 from edgepress.errors import ArtifactError, DatasetError, nearest
 from edgepress.hashes import UNREADABLE, digest_files, source_digest
 from edgepress.modelspec import ModelSpec
-from edgepress.photos import SPLITS, Photo, find_photos, sort_labels
-from edgepress.preprocess import MAX_PIXELS, SUFFIXES, decode, load_pixels, name_of, read_bytes
+from edgepress.photos import SPLITS, Photo, find_loose, find_photos, sort_labels
+from edgepress.preprocess import MAX_PIXELS, decode, load_pixels, name_of, read_bytes
 from edgepress.streaming import map_ordered, show_progress
 from edgepress.tensors import is_tensor_csv, load_tensors
 
@@ -72,9 +72,8 @@ def calibration_images(path: Path, *, count: int, seed: int) -> ImageSet:
     """
     path = Path(path)
     stored = (path / DATASET_FILE).is_file() or is_artifact(path)
-    images = _read_index(path, "train") if stored else _unlabelled(path)
-    if images is None:
-        images = _listed(path, "train")
+    loose = None if stored else find_loose(path)
+    images = _of_photos(("",), loose) if loose is not None else _read_index(path, "train") if stored else _listed(path, "train")
     if not len(images):
         raise DatasetError(f"{name_of(path)} has no images to calibrate with", "give a dataset with a training split, or a folder of photos")
     chosen = select(images, _stratified(images.targets, count, seed))
@@ -132,14 +131,6 @@ def _listed(path: Path, split: str) -> ImageSet:
 def _of_photos(labels: Sequence[str], photos: Sequence[Photo]) -> ImageSet:
     index = {label: i for i, label in enumerate(labels)}
     return ImageSet(tuple(labels), tuple(photo.path for photo in photos), np.array([index[photo.label] for photo in photos], dtype=np.int64), ())
-
-
-def _unlabelled(path: Path) -> Optional[ImageSet]:
-    """Photos that lie directly in a folder without class folders; None where there are class folders."""
-    if not path.is_dir() or any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()):
-        return None  # a path that is not there included: find_photos says what is accepted
-    photos = [Photo(Path(os.path.abspath(p)), name_of(p.name), "") for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")]
-    return _of_photos(("",), photos)
 
 
 def _with_labels(images: ImageSet, labels: Optional[Sequence[str]], path: Path) -> ImageSet:

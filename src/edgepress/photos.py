@@ -68,6 +68,14 @@ def find_photos(source: Path) -> Found:
     return _find_in_csv(source)
 
 
+def find_loose(folder: Path) -> Optional[Tuple[Photo, ...]]:
+    """Photos that lie directly in a folder, without a label; None where there are class folders, or no folder."""
+    if not folder.is_dir() or any(p.is_dir() and not p.name.startswith(".") and p.name not in _NOT_CLASSES for p in folder.iterdir()):
+        return None
+    files = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
+    return tuple(Photo(Path(os.path.abspath(p)), name_of(p.name), "") for p in files)
+
+
 def sort_labels(labels: Sequence[str]) -> Tuple[str, ...]:
     """Class order: by name; whole numbers by value."""
     unique = set(labels)
