@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from edgepress.errors import ModelError
-from edgepress.modelspec import SPEC_FILE, ModelSpec, from_json, to_json
+from edgepress.modelspec import SPEC_FILE, ModelSpec, from_json, read_spec, to_json
 
 LABEL_FILE = "labels.txt"
 ONNX_KEY, ONNX_LABELS_KEY = "edgepress.model", "labels"
@@ -45,6 +45,19 @@ def extract_spec(file: Path) -> Optional[ModelSpec]:
     except OSError as error:
         raise ModelError(f"{file} cannot be read ({error.strerror or error})", "check the path and its permissions") from error
     return None if text is None else from_json(text, source=f"{SPEC_FILE} inside {file}")
+
+
+def find_spec(file: Path) -> Optional[ModelSpec]:
+    """The ModelSpec of a file: the one inside, else `<file>.model.json` or `model.json` beside it; None if there is none.
+
+    Raises:
+        ModelError: one of them is damaged.
+    """
+    inside = extract_spec(file) if file.suffix.lower() in _KNOWN_SUFFIXES else None
+    if inside is not None:
+        return inside
+    beside = (file.with_name(f"{file.name}.{SPEC_FILE}"), file.parent / SPEC_FILE)
+    return next((read_spec(path) for path in beside if path.is_file()), None)
 
 
 def associated_files(file: Path) -> List[str]:

@@ -9,8 +9,9 @@ from typing import Any, Dict, List, Optional, Sequence
 from edgepress.artifact import digest_file, model_file
 from edgepress.errors import DatasetError, ModelError, UnsupportedError
 from edgepress.jobs import run_job
+from edgepress.metadata import find_spec
 from edgepress.modelspec import ModelSpec
-from edgepress.scoring import choose_runtime, find_spec
+from edgepress.scoring import choose_runtime
 
 UNKNOWN = "unknown"
 

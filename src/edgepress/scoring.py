@@ -15,8 +15,8 @@ from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
 from edgepress.errors import DatasetError, ModelError, UnsupportedError
 from edgepress.imageset import ImageSet, is_tensor_csv, load_images, load_tensors, pixel_file
 from edgepress.jobs import available_runtimes, run_job
-from edgepress.metadata import extract_spec
-from edgepress.modelspec import SPEC_FILE, ModelSpec, read_spec
+from edgepress.metadata import find_spec
+from edgepress.modelspec import ModelSpec
 from edgepress.predictions import Score
 from edgepress.progress import report_progress
 from edgepress.recipe import EvaluateConfig
@@ -24,17 +24,6 @@ from edgepress.runtimes import load_runtime, runtimes_for
 
 NO_SPEC = "the file carries no ModelSpec: labels are the sorted names of the class folders, and it was given bytes 0-255"
 SECONDS_PER_IMAGE = 2  # of the time limit: a slow kernel on a slow board
-
-
-def find_spec(file: Path) -> Optional[ModelSpec]:
-    """The ModelSpec of a file: the one inside, else `<file>.model.json` or `model.json` beside it; None if there is none."""
-    inside = extract_spec(file) if file.suffix.lower() in (".tflite", ".onnx") else None
-    if inside is not None:
-        return inside
-    for beside in (file.with_name(file.name + ".model.json"), file.parent / SPEC_FILE):
-        if beside.is_file():
-            return read_spec(beside)
-    return None
 
 
 def choose_runtime(file: Path, wanted: Optional[str]) -> str:

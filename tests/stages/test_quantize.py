@@ -16,7 +16,7 @@ import tiny_files as tiny  # noqa: E402
 
 from edgepress import metadata, profiles  # noqa: E402
 from edgepress.errors import DatasetError, ModelError, RecipeError, UnsupportedError  # noqa: E402
-from edgepress.modelspec import NORMALIZATIONS, ModelSpec  # noqa: E402
+from edgepress.modelspec import NORMALIZATIONS, ModelSpec, to_json  # noqa: E402
 from edgepress.recipe import QuantizeConfig  # noqa: E402
 from edgepress.stages.quantize import quantize  # noqa: E402
 
@@ -197,3 +197,11 @@ def test_a_float_input_needs_a_spec_or_tensors(photos: Path, tmp_path: Path) -> 
     metadata.embed_spec(source, replace(SPEC, normalization_inside=False, input_type="float32"))
     report = run_stage(tmp_path / "two", source, photos)
     assert report["inputs"][0]["dtype"] == "float32" and report["outputs"][0]["dtype"] == "float32"
+
+
+def test_a_spec_beside_the_file_counts_as_it_does_when_scoring(tmp_path: Path) -> None:
+    source = tiny.write(tmp_path / "net.onnx", tiny.onnx_file(*NORMALIZATIONS["-1..1"]))
+    for name, spec in (("model.json", replace(SPEC, name="folder")), ("net.onnx.model.json", replace(SPEC, name="own"))):
+        (tmp_path / name).write_text(to_json(spec))
+        run_stage(tmp_path / f"out-{name}", source, None, scheme="float16")
+        assert metadata.extract_spec(tmp_path / f"out-{name}" / "model.onnx") == spec

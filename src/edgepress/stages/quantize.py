@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 from edgepress import metadata, profiles
 from edgepress.artifact import SUFFIXES, digest_file, installed_version, model_file, write_atomic, write_json
 from edgepress.errors import MissingDependencyError, ModelError, UnsupportedError
-from edgepress.modelspec import SPEC_FILE, ModelSpec, read_spec
+from edgepress.modelspec import ModelSpec
 from edgepress.progress import report_progress
 from edgepress.quantizers import Request, load_backend
 from edgepress.recipe import QuantizeConfig
@@ -37,7 +37,7 @@ def quantize(out: Path, *, model: Path, dataset: Optional[Path] = None, config: 
     before = profiles.file_facts(source)
     if before["scheme"] != "float32":
         raise ModelError(f"{source} is quantized already ({before['scheme']}); accepted: a float file", "give the file that convert wrote")
-    spec = _find_spec(source)
+    spec = metadata.find_spec(source)
     data, facts = _make(source, form, _request(source, spec, dataset, config, profile, out.parent / ".cache"), config)
     target = out / f"model.{form}"
     write_atomic(target, data)
@@ -83,12 +83,6 @@ def config_reason(request: Request) -> str:
     if request.reduce_range:
         return "uint8 activations and 7-bit weights: without VNNI, x86 multiplies pairs into 16 bits, which overflow with 8-bit weights"
     return "uint8 activations, int8 weights: what VNNI multiplies directly (measured 1.6 times as fast as int8 × int8)"
-
-
-def _find_spec(source: Path) -> Optional[ModelSpec]:
-    """The ModelSpec in the file, or in a model.json beside it."""
-    beside = source.parent / SPEC_FILE
-    return metadata.extract_spec(source) or (read_spec(beside) if beside.is_file() else None)
 
 
 def _accept(profile: "profiles.Profile", facts: Dict[str, Any], config: QuantizeConfig) -> list:
