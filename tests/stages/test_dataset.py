@@ -283,7 +283,15 @@ def test_csv(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("\n".join(lines), encoding="utf-8")
     facts, rows = run(tmp_path / "list.csv", tmp_path / "out")
     assert facts["images"] == 24 and str(images / "cat/00000.png") in rows
-    assert [s["reason"].split(" (")[0] for s in facts["skipped"]] == ["no label", "no path", "it cannot be read"]
+    assert [s["reason"].split(" (")[0] for s in facts["skipped"]] == ["no label", "no path", "file does not exist"]
+
+
+def test_rows_of_a_csv_without_a_file_are_no_usable_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path / "photos")
+    (tmp_path / "list.csv").write_text("\n".join([*(f"photos/cat/{i:05}.png,cat" for i in range(12)), *(f"photos/gone/{i}.png,b" for i in range(12))]))
+    monkeypatch.setattr("edgepress.stages.dataset.decode_reduced", None)  # noticed before any is decoded
+    with pytest.raises(DatasetError, match=r"but 'b' has 0 \(skipped: 12 files, for example photos/gone/11.png: file does not exist\)"):
+        run(tmp_path / "list.csv", tmp_path / "out")
 
 
 def test_too_few_files_are_noticed_before_any_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

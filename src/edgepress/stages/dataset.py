@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple, Union
@@ -55,7 +55,7 @@ def dataset(out: Path, *, images: Path, config: DatasetConfig) -> None:
         raise DatasetError(f"{name_of(images)} lists raw tensors, not photos", "only `edgepress evaluate` and `certify` take these")
     if str(images) == digits.NAME:
         digits.write_digits(out / "images")
-    found = find_photos(out / "images" if str(images) == digits.NAME else images)
+    found = _existing(find_photos(out / "images" if str(images) == digits.NAME else images))
     if len(found.labels) < 2:
         raise _one_class(found)
     _check_counts(found, [photo.label for photo in found.photos], found.skipped, config)
@@ -95,6 +95,15 @@ def _one_class(found: Found) -> DatasetError:
     deeper = sorted(name_of(p.name) for p in inside.iterdir() if p.is_dir() and not p.name.startswith(".")) if inside.is_dir() else []
     hint = f"its folders {', '.join(deeper[:5])} may be the classes: give {name_of(inside)}" if len(deeper) > 1 else "add a folder with photos of something else"
     return DatasetError(f"{name_of(found.root)} has the one class {name!r}; a classifier needs at least 2", hint)
+
+
+def _existing(found: Found) -> Found:
+    """`found` without the rows of a CSV that name no file; they count as skipped."""
+    if found.root.is_dir():
+        return found
+    there = [os.path.exists(photo.path) for photo in found.photos]
+    gone = tuple(Skipped(photo.name, "file does not exist") for photo, exists in zip(found.photos, there) if not exists)
+    return replace(found, photos=tuple(photo for photo, exists in zip(found.photos, there) if exists), skipped=(*found.skipped, *gone))
 
 
 def _read(found: Found, max_pixels: int) -> Tuple[List[Item], List[Skipped]]:
