@@ -103,7 +103,7 @@ class EvaluateConfig:
 
     runtime: Optional[RuntimeName] = option(None, "runtime that executes the file; default: the first installed one for its format")
     split: Literal["train", "validation", "test"] = option("test", "which images of a dataset")
-    threads: int = option(2, "threads of the runtime", minimum=1)
+    threads: int = option(1, "threads of the runtime", minimum=1, maximum=256)
     batch: int = option(1, "images per run, where the file's batch is dynamic", minimum=1)
 
 
@@ -114,7 +114,7 @@ class CertifyConfig:
     max_drop: float = option(1.0, "largest accepted accuracy drop, in percentage points", minimum=0.0, maximum=100.0)
     confidence: float = option(0.95, "confidence of the intervals")
     runtime: Optional[RuntimeName] = option(None, "runtime that executes both files; default: the first installed one for each format")
-    threads: int = option(2, "threads of the runtime", minimum=1)
+    threads: int = option(1, "threads of the runtime", minimum=1, maximum=256)
 
 
 @dataclass(frozen=True)
