@@ -5,9 +5,10 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from edgepress.artifact import is_artifact, read_record, write_json
+from edgepress.errors import ArtifactError
 from edgepress.pipeline import RUN_FILE, SCHEMA
 from edgepress.recipe import Recipe
 
@@ -15,18 +16,46 @@ HIDDEN = ".edgepress"  # where commands keep the artifact of a file that they pu
 
 
 def collect_run(folder: Path) -> None:
-    """Write run.json for the artifacts in `folder`, unless `edgepress run` wrote one or there are none."""
+    """Write run.json for the artifacts in `folder` and the folders in it, unless `edgepress run` wrote one.
+
+    Raises:
+        ArtifactError: not the folder of a run: no artifacts or no evaluation in it, or a run.json that is not ours.
+    """
+    from edgepress.report_data import read_run_file
+
     file = folder / RUN_FILE
-    if file.is_file() and "collected" not in json.loads(file.read_text(encoding="utf-8")):
+    if file.is_file() and "collected" not in read_run_file(folder):
         return
-    places = [p for parent in (folder, folder / HIDDEN) if parent.is_dir() for p in parent.iterdir() if is_artifact(p)]
-    records = sorted(({**read_record(p), "folder": p} for p in places), key=lambda r: r["started"])
+    records = sorted(({**read_record(p), "folder": p} for p in _artifacts(folder)), key=lambda r: r["started"])
+    if not records:
+        raise ArtifactError(f"{folder} is not the folder of a run: it holds neither {RUN_FILE} nor a result of a command", "give the folder that `edgepress run` or the single commands wrote to")
     if not any(r["stage"] == "evaluate" for r in records):
-        return
+        raise ArtifactError(f"{folder} has no evaluated file", "run `edgepress evaluate` on the model files in it first")
     names = _variants(records)
-    steps = [_step(r, folder, names) for r in records if r["stage"] not in ("report", "bundle")]
+    steps = _without_older([_step(r, folder, names) for r in records if r["stage"] not in ("report", "bundle")])
     images = next((r["input_paths"]["images"] for r in records if r["stage"] == "dataset"), "")
     write_json(file, {"schema": SCHEMA, "collected": True, "recipe": dataclasses.asdict(Recipe(images=images)), "steps": steps})
+
+
+def _artifacts(folder: Path) -> Iterator[Path]:
+    """Artifacts in `folder` and one level below (results lie beside their model file); links and folders of other runs are left alone."""
+    for place in _folders(folder):
+        if is_artifact(place):
+            yield place
+        if not (place / RUN_FILE).exists():
+            yield from filter(is_artifact, _folders(place))
+            yield from filter(is_artifact, _folders(place / HIDDEN))
+    yield from filter(is_artifact, _folders(folder / HIDDEN))
+
+
+def _folders(folder: Path) -> List[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")) if folder.is_dir() else []
+
+
+def _without_older(steps: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Of evaluations of the same bytes in the same runtime only the newest, so that each is one row."""
+    newest = {(s["sha256"], s["runtime"]): s["artifact"] for s in steps if s["stage"] == "evaluate"}
+    return [s for s in steps if s["stage"] != "evaluate" or newest[s["sha256"], s["runtime"]] == s["artifact"]]
 
 
 def _variants(records: List[Dict[str, Any]]) -> Dict[str, str]:
@@ -41,20 +70,20 @@ def _variants(records: List[Dict[str, Any]]) -> Dict[str, str]:
 
 
 def _step(record: Dict[str, Any], folder: Path, names: Dict[str, str]) -> Dict[str, Any]:
-    variant, runtime = _identity(record, names)
-    return {"id": record["folder"].name, "stage": record["stage"], "variant": variant, "runtime": runtime, "status": "ok", "reason": None, "seconds": record["seconds"],
-            "artifact": os.path.relpath(record["folder"], folder),
+    variant, runtime, digest = _identity(record, names)
+    return {"id": os.path.relpath(record["folder"], folder), "stage": record["stage"], "variant": variant, "runtime": runtime, "sha256": digest, "status": "ok", "reason": None,
+            "seconds": record["seconds"], "artifact": os.path.relpath(record["folder"], folder),
             "inputs": {role: [_shown(p, folder) for p in v] if isinstance(v, list) else _shown(v, folder) for role, v in record["input_paths"].items()}}
 
 
-def _identity(record: Dict[str, Any], names: Dict[str, str]) -> "tuple[Optional[str], Optional[str]]":
-    """(variant, runtime) of an evaluation or certificate; of others where they have one."""
+def _identity(record: Dict[str, Any], names: Dict[str, str]) -> Tuple[Optional[str], Optional[str], Optional[str]]:
+    """(variant, runtime, sha256) of an evaluation or certificate; of others the variant where they have one."""
     document = {"evaluate": "evaluation.json", "certify": "certificate.json"}.get(record["stage"])
     if document:
         facts = json.loads((record["folder"] / document).read_text(encoding="utf-8"))
-        return names.get(facts["sha256"], Path(facts["file"]).name), facts["runtime"]["name"]
+        return names.get(facts["sha256"], Path(facts["file"]).name), facts["runtime"]["name"], facts["sha256"]
     own = [names[f["sha256"]] for f in record["files"].values() if f["sha256"] in names]
-    return (own[0] if record["stage"] == "quantize" and own else None), None
+    return (own[0] if record["stage"] == "quantize" and own else None), None, None
 
 
 def _shown(path: str, folder: Path) -> str:

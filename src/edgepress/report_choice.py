@@ -59,11 +59,25 @@ def headline(rows: Sequence[Mapping[str, Any]], images: Optional[int]) -> Dict[s
     chosen = choose(rows)
     other = promising(rows, chosen)
     if chosen is None:
-        return {"key": None, "text": "Nothing can be shipped yet.", "why": "No file was scored on test images.", "caveat": _caveat(other)}
+        return {"key": None, "text": "Nothing can be shipped yet.", "why": _why_nothing(rows), "caveat": _caveat(other)}
     if chosen.get("is_reference"):
         return {"key": chosen["key"], **_float_only(rows, chosen, other), "caveat": _caveat(other)}
     why = _why(chosen, next((row for row in rows if row.get("is_reference")), None))
     return {"key": chosen["key"], "text": f"Ship {chosen['variant']}, run by {chosen['runtime']}.", "why": why, "caveat": _caveat(other)}
+
+
+def _why_nothing(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why no file can ship where the float reference has no row of its own."""
+    scored = [row for row in rows if row.get("accuracy") is not None]
+    if not scored:
+        return "No file was scored on test images."
+    compared = [row for row in scored if row.get("max_drop") is not None]
+    if not compared:
+        return f"{len(scored)} file{'s were' if len(scored) > 1 else ' was'} scored on test images, but none was certified against the float file."
+    row = min(compared, key=lambda r: r["drop_at_most"])
+    return (f"{row['variant']} in {row['runtime']} is right on {percent(row['accuracy'])} of {row['images']} test images, but "
+            + (f"its certificate is unresolved: up to {at_most(row['drop_at_most'], 2)} points lost cannot be ruled out" if row["certified"] == "unresolved" else "lost too much against the float file")
+            + f" (budget {row['max_drop']:g}). The float file was not evaluated itself.")
 
 
 def _float_only(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], other: Optional[Mapping[str, Any]]) -> Dict[str, str]:

@@ -40,13 +40,25 @@ def read_run(folder: Path) -> Run:
     Raises:
         ArtifactError: not a run folder, or a damaged file in it.
     """
-    run = _read_json(folder / RUN_FILE)
+    run = read_run_file(folder)
     documents = {}
     for step in run["steps"]:
         if step["artifact"] and step["stage"] not in ("report", "bundle"):
             artifact = folder / step["artifact"]
             documents[step["artifact"]] = {path.name: _read_json(path) for path in sorted(artifact.glob("*.json"))}
     return Run(folder, run["recipe"], tuple(run["steps"]), documents)
+
+
+def read_run_file(folder: Path) -> Dict[str, Any]:
+    """The run.json of a run folder.
+
+    Raises:
+        ArtifactError: none there, or one that edgepress did not write.
+    """
+    run = _read_json(folder / RUN_FILE)
+    if not isinstance(run, dict) or "schema" not in run or "recipe" not in run or not isinstance(run.get("steps"), list):
+        raise ArtifactError(f"{folder / RUN_FILE} was not written by edgepress: it has no schema, recipe and steps", "give the folder of a run of `edgepress run`")
+    return run
 
 
 def _read_json(path: Path) -> Any:
@@ -84,21 +96,26 @@ def comparison_rows(run: Run) -> List[Dict[str, Any]]:
     """One row per file and runtime, the float reference first, as in the order of the run."""
     evaluations = [(step, documents["evaluation.json"]) for step, documents in run.of("evaluate") if "evaluation.json" in documents]
     by_artifact = {step["artifact"]: _identity(document) for step, document in evaluations}
+    scored = list(by_artifact.values())
     certificates, references = {}, []
-    for step, documents in run.of("certify"):
-        certificate = documents["certificate.json"]  # made from evaluations, or from files: then the bytes and the runtime tell which
+    for step, documents in run.of("certify"):  # made from evaluations, or from files: then the bytes and the runtime tell which
+        certificate = documents["certificate.json"]
         certificates[by_artifact.get(step["inputs"].get("model")) or _identity(certificate)] = (step, certificate)
         references.append(by_artifact.get(step["inputs"].get("reference")) or _identity(certificate["reference"]))
-    reference = references[0] if references else _identity(evaluations[0][1]) if evaluations else None
+    reference = next((r for r in references if r in scored), references[0] if references else scored[0] if scored else None)
     benchmarks = measurements(run)
     rows = [_row(step, document, _identity(document) == reference, certificates.get(_identity(document)), benchmarks) for step, document in evaluations]
-    _add_latencies(rows, benchmarks)
+    _add_latencies(rows, benchmarks, {key: _identity(certificate["reference"]) for key, (_, certificate) in certificates.items()})
     return sorted(rows, key=lambda row: not row["is_reference"])
 
 
 def _identity(document: Mapping[str, Any]) -> Tuple[str, str]:
     """(sha256, runtime) of the file that a document is about."""
     return document["sha256"], document["runtime"]["name"]
+
+
+def _identity_of(row: Mapping[str, Any]) -> Tuple[str, str]:
+    return row["sha256"], row["runtime"]
 
 
 def _row(step: Mapping[str, Any], document: Mapping[str, Any], is_reference: bool, certificate: Optional[Tuple[Mapping[str, Any], Mapping[str, Any]]],
@@ -121,13 +138,14 @@ def measurements(run: Run) -> List[Tuple[Measurement, str]]:
             for step, documents in run.of("benchmark") for index, record in enumerate(documents.get(measurement.FILE, []))]
 
 
-def _add_latencies(rows: List[Dict[str, Any]], records: List[Tuple[Measurement, str]]) -> None:
-    """Latency by thread count, against the float file of the same format in the same runtime with the same threads."""
+def _add_latencies(rows: List[Dict[str, Any]], records: List[Tuple[Measurement, str]], certified_against: Mapping[Tuple[str, str], Tuple[str, str]]) -> None:
+    """Latency by thread count, against the float file of the same format in the same runtime with the same threads; without a row of one, against the file of the certificate."""
     timed = {(m.sha256, m.runtime, m.threads): (m, source) for m, source in records if m.status == "ok" and m.rounds}
     for row in rows:
         base = next((r for r in rows if r["scheme"] == "float32" and r["format"] == row["format"] and r["runtime"] == row["runtime"]), None)
+        against = _identity_of(base) if base else certified_against.get(_identity_of(row), ("", ""))
         own = {threads: found for (sha, runtime, threads), found in sorted(timed.items(), key=lambda item: item[0][2]) if (sha, runtime) == (row["sha256"], row["runtime"])}
-        row["latency"] = {str(t): latency_entry(m, timed.get((base["sha256"], base["runtime"], t), (None,))[0] if base else None) for t, (m, _) in own.items()}
+        row["latency"] = {str(t): latency_entry(m, timed.get((*against, t), (None,))[0] if against[1] == row["runtime"] else None) for t, (m, _) in own.items()}
         row["most_threads"] = str(max(own)) if own else None
         row["peak_rss_bytes"] = max((m.peak_rss_bytes or 0 for m, _ in own.values()), default=0) or None
         first = own[min(own)][0] if own else None

@@ -42,7 +42,7 @@ def bundle(out: Path, *, run: Path, config: BundleConfig) -> None:
     facts = report_data.read_run(run)
     rows = report_data.comparison_rows(facts)
     row, why = choose(rows, config.choose)
-    evaluation = row["sources"]["evaluation"].partition("/")[0]
+    evaluation = row["sources"]["evaluation"].rpartition("/")[0]
     step = next(step for step in facts.steps if step["artifact"] == evaluation and step["stage"] == "evaluate")
     source = run / step["inputs"]["model"]
     spec = _copy_model(source, out, row)
@@ -112,7 +112,7 @@ def _copy_model(source: Path, out: Path, row: Row) -> ModelSpec:
 
 def _certificate(facts: report_data.Run, row: Row, model: str) -> Dict[str, Any]:
     """The certificate without paths of this machine; for the reference, what was measured of it."""
-    folder = row["sources"].get("certificate", "").partition("/")[0]
+    folder = row["sources"].get("certificate", "").rpartition("/")[0]
     if not folder:
         return {"schema": 1, "certified": None, "reason": "this is the float reference: there is nothing to compare it with",
                 "file": model, **{key: row[key] for key in ("sha256", "size_bytes", "images", "accuracy", "accuracy_interval")}}
