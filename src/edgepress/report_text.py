@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+MEASUREMENTS = "measurements.json"  # the source of warnings about timing: spread, a busy machine
 VERDICTS = {True: "yes", False: "no", "unresolved": "unresolved"}
 
 
@@ -140,7 +141,13 @@ NOTES = ("Accuracy on test images that nothing else has seen, measured on the fi
          "95 % interval of the ratio excludes 1 (≈ 1 otherwise).")
 
 
+SHOWN_WARNINGS = 3
+
+
 def summary_lines(report: Mapping[str, Any]) -> List[str]:
-    """What `edgepress run` prints under the table."""
+    """What `edgepress run` prints under the table: verdict, and the first warnings; what casts doubt on a claimed speed-up comes first."""
     headline: Dict[str, Any] = report["headline"]
-    return [headline["text"], headline["why"]] + [f"warning: {w['text']}" for w in report["warnings"][:3]]
+    claimed = any(entry.get("speedup_claimed") for row in report["rows"] for entry in row["latency"].values())
+    found = sorted(report["warnings"], key=lambda w: not (claimed and w["source"].endswith(MEASUREMENTS)))
+    more = len(found) - SHOWN_WARNINGS
+    return [headline["text"], headline["why"]] + [f"warning: {w['text']}" for w in found[:SHOWN_WARNINGS]] + ([f"… and {more} more in the report"] if more > 0 else [])

@@ -15,7 +15,7 @@ from report_run import make_run  # noqa: E402
 
 from edgepress.errors import ArtifactError  # noqa: E402
 from edgepress.recipe import ReportConfig  # noqa: E402
-from edgepress.report_text import HEAD, at_most, markdown_table, plain_table, table_rows  # noqa: E402
+from edgepress.report_text import HEAD, at_most, markdown_table, plain_table, summary_lines, table_rows  # noqa: E402
 from edgepress.stages.report import report  # noqa: E402
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -241,3 +241,12 @@ def test_not_a_run_folder(tmp_path):
     (tmp_path / "report-1").mkdir()
     with pytest.raises(ArtifactError, match="is not the folder of a run"):
         report(tmp_path / "report-1", run=tmp_path, config=ReportConfig())
+
+
+@pytest.mark.parametrize("claimed, first", [(True, "warning: timing"), (False, "warning: 0")])
+def test_doubts_about_a_claimed_speedup_come_first_and_cuts_are_said(claimed, first):
+    found = [{"text": str(i), "source": f"evaluate-{i}/evaluation.json"} for i in range(4)] + [{"text": "timing", "source": "benchmark-1/measurements.json"}]
+    report_ = {"headline": {"text": "Ship it.", "why": "It is good."}, "warnings": found, "rows": [{"latency": {"1": {"speedup_claimed": claimed}}}]}
+    lines = summary_lines(report_)
+    assert lines[2] == first and len(lines) == 6 and lines[-1] == "… and 2 more in the report"
+    assert summary_lines({**report_, "warnings": found[:3]})[-1] == "warning: 2"
