@@ -241,10 +241,22 @@ def test_unusable_sources_say_what_is_needed(make, message: str, tmp_path: Path)
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("config", [replace(CONFIG, test=0.6, validation=0.4), replace(CONFIG, test=-0.1), replace(CONFIG, max_megapixels=0), replace(CONFIG, near_duplicate_bits=40)])
-def test_config_that_cannot_be(config: DatasetConfig, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="accepted"):
-        run(class_folders(tmp_path / "photos"), tmp_path / "out", config)
+@pytest.mark.parametrize("key, value", [("test", 0.0), ("validation", 0.0), ("test", -0.1), ("validation", 0.91), ("test", float("nan")), ("min_images", 1), ("max_megapixels", 0), ("near_duplicate_bits", 40)])
+def test_config_that_cannot_be(key: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=rf"\[dataset\] {key} is .*accepted"):
+        run(class_folders(tmp_path / "photos"), tmp_path / "out", replace(CONFIG, **{key: value}))
+
+
+def test_shares_that_leave_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"validation = 0.4 and test = 0.6 leave too little"):
+        run(class_folders(tmp_path / "photos"), tmp_path / "out", replace(CONFIG, test=0.6, validation=0.4))
+
+
+def test_shares_are_not_looked_at_where_the_folder_has_the_splits(tmp_path: Path) -> None:
+    for number, side in enumerate(("train", "validation", "test")):
+        class_folders(tmp_path / "photos" / side, seed=number)
+    facts, _ = run(tmp_path / "photos", tmp_path / "out", replace(CONFIG, test=0.0, validation=0.0))
+    assert all(sum(facts["counts"][side].values()) for side in ("train", "validation", "test"))
 
 
 def test_one_photo_in_two_classes_is_reported(tmp_path: Path) -> None:

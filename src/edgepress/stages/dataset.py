@@ -26,6 +26,7 @@ from edgepress.splits import SIDES, split_by_content
 from edgepress.streaming import map_ordered, show_progress
 from edgepress.tensors import is_tensor_csv
 
+MOST_SHARE, MOST_SHARES = 0.9, 0.95  # of validation or test, and of both
 COLUMNS = ("path", "label", "split", "sha256", "phash", "width", "height")
 
 
@@ -56,6 +57,7 @@ def dataset(out: Path, *, images: Path, config: DatasetConfig) -> None:
     if str(images) == digits.NAME:
         digits.write_digits(out / "images")
     found = _existing(find_photos(out / "images" if str(images) == digits.NAME else images))
+    _check_shares(found, config)
     if len(found.labels) < 2:
         raise _one_class(found)
     _check_counts(found, [photo.label for photo in found.photos], found.skipped, config)
@@ -81,12 +83,25 @@ def dataset(out: Path, *, images: Path, config: DatasetConfig) -> None:
 
 
 def _check(config: DatasetConfig) -> None:
-    if min(config.validation, config.test) < 0 or config.validation + config.test >= 1:
-        raise RecipeError(f"[dataset] validation = {config.validation:g} and test = {config.test:g} leave nothing to train on; accepted: shares from 0 whose sum is below 1")
+    """Refuse limits that cannot be, whatever the photos."""
+    if config.min_images < 2:
+        raise RecipeError(f"[dataset] min_images is {config.min_images}; accepted: 2 or more, as a class is split into photos to train on and photos to test with")
     if config.max_megapixels <= 0:
         raise RecipeError(f"[dataset] max_megapixels is {config.max_megapixels:g}; accepted: a number above 0")
     if config.near_duplicate_bits is not None and not 0 <= config.near_duplicate_bits <= 16:
         raise RecipeError(f"[dataset] near_duplicate_bits is {config.near_duplicate_bits}; accepted: 0 to 16, or none")
+
+
+def _check_shares(found: Found, config: DatasetConfig) -> None:
+    """Refuse shares that leave a split without photos; the share of a split that has its own folder is not used."""
+    given = {photo.split for photo in found.photos}
+    shares = {side: getattr(config, side) for side in ("validation", "test") if side not in given}
+    for side, share in shares.items():
+        if not 0 < share <= MOST_SHARE:
+            raise RecipeError(f"[dataset] {side} is {share:g}; accepted: a share of the photos above 0 and at most {MOST_SHARE:g}", f"leave it out for {getattr(DatasetConfig(), side):g}, or make a folder {side}/ with photos of your choice")
+    if sum(shares.values()) >= MOST_SHARES:
+        raise RecipeError(f"[dataset] {' and '.join(f'{side} = {share:g}' for side, share in shares.items())} leave too little to train on; accepted: shares whose sum is below {MOST_SHARES:g}",
+                          "the defaults are validation = 0.15 and test = 0.2")
 
 
 def _one_class(found: Found) -> DatasetError:
