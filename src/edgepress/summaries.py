@@ -25,9 +25,13 @@ def _dataset(d: Mapping[str, Any]) -> List[str]:
     return lines
 
 
+ACCURACIES = (("head alone", "probe", "accuracy"), ("fine-tuned", "finetune", "accuracy"), ("before pruning", "before", "validation_accuracy"), ("after pruning", "after", "validation_accuracy"))
+
+
 def _training(d: Mapping[str, Any]) -> List[str]:
     keys = [k for k in ("kept", "why", "method", "sparsity", "note") if d.get(k) is not None]
-    return [f"{key}: {d[key]}" for key in keys] + [f"{name} accuracy on validation: {d[name + '_accuracy']:.2%}" for name in ("probe", "finetuned", "before", "after") if d.get(name + "_accuracy") is not None]
+    measured = [(name, (d.get(part) or {}).get(key)) for name, part, key in ACCURACIES]
+    return [f"{key}: {d[key]}" for key in keys] + [f"{name}: {accuracy:.2%} right on validation images" for name, accuracy in measured if accuracy is not None]
 
 
 def _evaluate(d: Mapping[str, Any]) -> List[str]:

@@ -187,7 +187,7 @@ def _probe(task: Task, clock: _Clock) -> Linear:
     train = _features(extractor, task.train, seen, task, "features of training photos")
     whole = _features(extractor, task.validation, [WHOLE], task, "features of validation photos")[WHOLE]
     clock.lap("features")
-    report_progress(f"fitting the head ({len(sets)} sets of views)")
+    report_progress(f"fitting the head ({len(sets)} set{'s' if len(sets) > 1 else ''} of views)")
 
     def fit(views: Tuple[View, ...]) -> heads.Probe:
         return heads.choose_head(np.concatenate([train[v] for v in views]), np.tile(task.train.targets, len(views)), whole,
