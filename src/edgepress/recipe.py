@@ -60,7 +60,7 @@ class PruneConfig:
     schedule: Literal["polynomial", "constant"] = option("polynomial", "how sparsity grows during fine-tuning")
     pattern: Literal["unstructured", "block", "2:4"] = option("unstructured", "which weights may be zero together")
     method: Literal["auto", "tfmot", "mask"] = option("auto", "auto: TensorFlow Model Optimization where it can, our mask pruner where it refuses")
-    epochs: int = option(10, "epochs of fine-tuning while pruning; sparsity above 0.6 wants about 30, and 0.002 as learning rate", minimum=1)
+    epochs: int = option(10, "epochs of fine-tuning while pruning; sparsity above 0.5 wants more", minimum=1)
     batch_size: int = option(32, "photos per training step", minimum=1)
     learning_rate: float = option(0.0005, "peak learning rate", minimum=1e-8)
     seed: int = option(0, "seed of everything random")
