@@ -108,3 +108,15 @@ def test_the_digest_of_a_run_ignores_how_long_it_took(tmp_path: Path) -> None:
 def test_recipes_replace_nothing_that_was_not_named() -> None:
     recipe = Recipe(images="x")
     assert replace(recipe, schemes=("float32",)).finetune == recipe.finetune
+
+
+def test_a_run_killed_at_its_very_start_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    runner = Runner(Recipe(images="photos"), out, on_step=lambda *a: None)
+    runner._claim_folder()
+    assert json.loads((out / "run.json").read_text())["steps"] == []
+    (out / "run.json").rename(out / ".run.json.1.part-2")  # as if killed before its rename
+    runner._claim_folder()
+    (out / ".cache").mkdir()
+    runner._claim_folder()  # ours by its run.json
+    assert (out / "run.json").is_file()

@@ -189,11 +189,13 @@ class Runner:
         """Make the run folder. Raises ArtifactError where it is a file, or somebody's folder."""
         if self.out.exists() and not self.out.is_dir():
             raise ArtifactError(f"{self.out} exists and is a file; accepted: a folder to make", "choose another -o")
-        if self.out.is_dir() and any(self.out.iterdir()):
+        if self.out.is_dir() and any(".part-" not in p.name for p in self.out.iterdir()):  # parts: we were killed before the first line was written
             ours = any(is_artifact(p) for p in self.out.iterdir()) or (self.out / RUN_FILE).is_file() and "recipe" in read_run(self.out)
             if not ours:
                 raise ArtifactError(f"{self.out} exists, is not empty and was not made by edgepress", "choose another -o, or empty the folder")
         self.out.mkdir(parents=True, exist_ok=True)
+        if not (self.out / RUN_FILE).is_file():  # the folder is ours from now on, even if the first step is killed
+            self._save()
 
     def run_steps(self, steps: List[Step]) -> None:
         """The given steps alone: the trunk one by one in a child that has TensorFlow, its variants two at a time, benchmarks alone."""
@@ -292,10 +294,13 @@ class Runner:
         with self.lock:
             record["seconds"] = round(time.monotonic() - started, 3)
             self.records[record["id"]] = record
-            steps = sorted(self.records.values(), key=lambda r: self.order.index(r["id"]) if r["id"] in self.order else len(self.order))
-            write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": dataclasses.asdict(self.recipe), "steps": steps})
+            self._save()
             if not self.stopped:
                 self.on_step(record["id"], record["status"] if not record["reason"] else f"{record['status']}: {record['reason']}", record["seconds"])
+
+    def _save(self) -> None:
+        steps = sorted(self.records.values(), key=lambda r: self.order.index(r["id"]) if r["id"] in self.order else len(self.order))
+        write_json(self.out / RUN_FILE, {"schema": SCHEMA, "recipe": dataclasses.asdict(self.recipe), "steps": steps})
 
 
 class _Missing(EdgepressError):
