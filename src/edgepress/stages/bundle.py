@@ -14,11 +14,11 @@ from edgepress import bundle_files, bundle_golden, predictions, profiles, report
 from edgepress.artifact import digest_file, write_json
 from edgepress.errors import ArtifactError, GateError, ModelError, RecipeError, UnsupportedError, nearest
 from edgepress.jobs import interpreter
+from edgepress.metadata import find_spec
 from edgepress.modelspec import SPEC_FILE, ModelSpec, to_json
 from edgepress.recipe import BundleConfig
 from edgepress.report_text import milliseconds, percent, points, size
 from edgepress.runtimes import load_runtime, runtimes_for
-from edgepress.scoring import find_spec
 from edgepress.worker_pack import worker_bytes
 
 Row = Mapping[str, Any]
