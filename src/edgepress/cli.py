@@ -7,14 +7,15 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import click
 
 from edgepress import __version__
+from edgepress.cli_device import device
 from edgepress.errors import EdgepressError, GateError, UnsupportedError
 from edgepress.options import CommaList, config_from, config_options
-from edgepress.progress import TerminalLine, set_sink
+from edgepress.progress import TerminalLine, drawn_progress
 from edgepress.recipe import BenchmarkConfig, CertifyConfig, ConvertConfig, FinetuneConfig, QuantizeConfig
 from edgepress.stages import STAGES, Stage
 
@@ -61,21 +62,8 @@ def _stage_command(stage: Stage) -> click.Command:
 def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path], again: bool) -> Path:
     from edgepress.single import run_single
 
-    with _progress():
+    with drawn_progress():
         return run_single(stage, inputs, config, out=out, again=again)
-
-
-class _progress:
-    """Draws progress while a command works."""
-
-    def __enter__(self) -> TerminalLine:
-        self.line = TerminalLine()
-        set_sink(self.line)
-        return self.line
-
-    def __exit__(self, *_: object) -> None:
-        self.line.close()
-        set_sink(None)
 
 
 def _print_result(stage: Stage, path: Path, as_json: bool) -> None:
@@ -122,7 +110,7 @@ def run(source: Path, out: Optional[Path], dry_run: bool, as_json: bool, **value
     if dry_run:
         click.echo("\n".join(commands(steps, out)))
         return
-    with _progress() as line:
+    with drawn_progress() as line:
         runner = Runner(recipe, out, on_step=_Steps(line, len(steps) + 2))
         try:
             runner.run(steps)
@@ -202,7 +190,7 @@ def runtimes(install: Optional[str], as_json: bool) -> None:
     from edgepress.summaries import format_rows
 
     if install:
-        with _progress():
+        with drawn_progress():
             install_runtime(install)
     rows = runtime_rows()
     click.echo(json.dumps(rows, indent=2) if as_json else format_rows(rows))
@@ -220,15 +208,19 @@ def doctor(as_json: bool) -> None:
     click.echo(json.dumps([dataclasses.asdict(f) for f in findings], indent=2) if as_json else format_findings(findings))
 
 
+cli.add_command(device)
+
+
 def render_help() -> str:
     """Help of every command, as `help.txt` holds it: chapters that begin with the command's name."""
-    chapters = []
-    for words in [()] + [(name,) for name in sorted(cli.commands)]:
-        command: Any = cli if not words else cli.commands[words[0]]
-        parent = click.Context(cli, info_name="edgepress", terminal_width=100, **CONTEXT) if words else None
-        context = click.Context(command, info_name=words[0] if words else "edgepress", parent=parent, terminal_width=100, **CONTEXT)
-        chapters.append(" ".join(words) + "\n" + command.get_help(context) + "\n")
-    return "\x0c".join(chapters)
+    return "\x0c".join(_chapters(cli, (), None))
+
+
+def _chapters(command: click.Command, words: Tuple[str, ...], parent: Optional[click.Context]) -> Iterator[str]:
+    context = click.Context(command, info_name=words[-1] if words else "edgepress", parent=parent, terminal_width=100, **CONTEXT)
+    yield " ".join(words) + "\n" + command.get_help(context) + "\n"
+    for name, inner in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
+        yield from _chapters(inner, (*words, name), context)
 
 
 def start() -> None:

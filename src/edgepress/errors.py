@@ -8,6 +8,7 @@
     ├── ArtifactError               a folder that should be a finished artifact and is not
     ├── UnsupportedError            a combination (format, runtime, scheme, target) that is known not to work
     ├── MissingDependencyError      a distribution that is not installed, with the command that installs it
+    ├── DeviceError                 a device that is unreachable, refused us, or broke the protocol
     ├── JobError                    the worker process failed: command, exit code and both streams
     └── GateError                   exit code 4: a budget or gate was not met
 """
@@ -53,6 +54,10 @@ class ArtifactError(EdgepressError):
 
 class UnsupportedError(EdgepressError):
     """A combination of format, runtime, scheme or target that is known not to work."""
+
+
+class DeviceError(EdgepressError):
+    """A device that is unreachable, refused us, or broke the protocol."""
 
 
 class MissingDependencyError(EdgepressError):

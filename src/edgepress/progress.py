@@ -64,3 +64,16 @@ class TerminalLine:
         """Leave the terminal on a clean line."""
         if self.live:
             sys.stderr.write("\r\x1b[2K")
+
+
+class drawn_progress:
+    """Draws progress while a command works."""
+
+    def __enter__(self) -> TerminalLine:
+        self.line = TerminalLine()
+        set_sink(self.line)
+        return self.line
+
+    def __exit__(self, *_: object) -> None:
+        self.line.close()
+        set_sink(None)

@@ -18,6 +18,9 @@ class Completed:
 class Connection(Protocol):
     """A place where commands run and files lie."""
 
+    address: str  # as the user wrote it
+    measured_on: str  # real | emulated
+
     def probe(self) -> Dict[str, Any]:
         """Facts about the place: machine, system, cpu, memory."""
 
@@ -29,7 +32,13 @@ class Connection(Protocol):
         """
 
     def push(self, path: Path) -> str:
-        """Make a file available there; returns its path there."""
+        """Make a file available there under its content's hash, unless these very bytes are there; returns its path there."""
+
+    def make_folder(self, folder: Path) -> str:
+        """A fresh folder there for one job; `folder` is the job's own folder here, and `local` uses that."""
+
+    def write(self, data: bytes, path: str) -> None:
+        """Write a small file there."""
 
     def run(self, command: Sequence[str], *, environment: Mapping[str, str], timeout_seconds: float) -> Completed:
         """Run a command to its end while this process sleeps.
@@ -39,7 +48,14 @@ class Connection(Protocol):
         """
 
     def pull(self, path: str, to: Path) -> None:
-        """Bring a file from there."""
+        """Bring a file from there. What comes back from a device is not trusted: its size is limited.
+
+        Raises:
+            DeviceError: not there, larger than the limit, or damaged on its way.
+        """
+
+    def remove(self, path: str) -> None:
+        """Remove a folder that `make_folder` made."""
 
     def close(self) -> None:
         """End the connection."""

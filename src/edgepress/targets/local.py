@@ -45,6 +45,8 @@ def interpreter(runtime: str) -> str:
 class LocalConnection:
     """This machine."""
 
+    address = NAME
+    measured_on = "real"
     interpreter = staticmethod(interpreter)
 
     def probe(self) -> Dict[str, Any]:
@@ -54,6 +56,14 @@ class LocalConnection:
     def push(self, path: Path) -> str:
         """The file's own absolute path."""
         return os.path.abspath(path)
+
+    def make_folder(self, folder: Path) -> str:
+        """The job's own folder."""
+        return os.path.abspath(folder)
+
+    def write(self, data: bytes, path: str) -> None:
+        """Write the file."""
+        Path(path).write_bytes(data)
 
     def run(self, command: Sequence[str], *, environment: Mapping[str, str], timeout_seconds: float) -> Completed:
         """Run a child process; this one sleeps until it ends."""
@@ -71,6 +81,10 @@ class LocalConnection:
         """Copy, unless it is the same file."""
         if os.path.abspath(path) != os.path.abspath(to):
             shutil.copyfile(path, to)
+
+    def remove(self, path: str) -> None:
+        """Remove the folder."""
+        shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         """Nothing to end."""
