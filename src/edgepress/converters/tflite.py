@@ -39,7 +39,7 @@ class Graph:
 def convert(network: Callable[[Any], Any], graph: Graph) -> bytes:
     """The bytes of a float TFLite file that computes `network` as `graph` says: one input, one output, signature `serving_default`.
 
-    The same network gives the same bytes. Freezing before the converter keeps it off its slow way through a SavedModel
+    The same network gives the same bytes. A concrete function alone keeps the converter off its slow way through a SavedModel
     (MobileNetV2 224 on two cores: about 1 s against 10 s by `from_keras_model`).
 
     Raises:
@@ -47,8 +47,7 @@ def convert(network: Callable[[Any], Any], graph: Graph) -> bytes:
     """
     tf, _ = import_tensorflow()
     with captured_output("the TFLite converter", hint="replace the layer it names; convert does not change what the network computes"):
-        frozen = _freeze(tf, _trace(tf, network, graph))
-        data = _run_converter(tf, frozen)
+        data = _run_converter(tf, _trace(tf, network, graph))
     model = flatbuffer.parse_model(data, source="the converted file")
     _check_operators(model, allow_flex=graph.allow_flex)
     return flatbuffer.pack_model(_named(model, graph))
@@ -88,15 +87,8 @@ def _end(tf: Any, y: Any, graph: Graph) -> Any:
     return tf.concat([1.0 - y, y], axis=-1) if graph.ending.startswith("binary") else tf.identity(y)
 
 
-def _freeze(tf: Any, function: Any) -> Any:
-    import importlib  # no public name yet; the door to TensorFlow is open by now
-
-    constants = importlib.import_module("tensorflow.python.framework.convert_to_constants")
-    return constants.convert_variables_to_constants_v2(function, lower_control_flow=False)
-
-
-def _run_converter(tf: Any, frozen: Any) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+def _run_converter(tf: Any, function: Any) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])  # no trackable object: it freezes the graph itself instead of saving it first
     # Everything may pass here: our own message then lists every operator that may not, the converter's is pages of MLIR.
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
     converter.allow_custom_ops = True
