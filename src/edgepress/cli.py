@@ -7,7 +7,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import click
 
@@ -43,7 +43,7 @@ def _stage_command(stage: Stage) -> click.Command:
     def body(out: Optional[Path], as_json: bool, again: bool, **values: Any) -> None:
         inputs = {i.role: list(values[i.role]) if i.many else values[i.role] for i in stage.inputs}
         config = config_from(stage.config, values, command=stage.name)
-        _print_result(stage, _run_command(stage, inputs, config, out, again), as_json)
+        _print_results(stage, _run_command(stage, inputs, config, out, again), as_json)
 
     body.__doc__ = stage.help
     body = config_options(stage.config)(body)
@@ -59,20 +59,33 @@ def _stage_command(stage: Stage) -> click.Command:
     return click.command(stage.name)(body)
 
 
-def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path], again: bool) -> Path:
-    from edgepress.single import run_single
+def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path], again: bool) -> List[Path]:
+    from edgepress.single import run_on_targets
 
     with drawn_progress():
-        return run_single(stage, inputs, config, out=out, again=again)
+        return run_on_targets(stage, inputs, config, out=out, again=again)
 
 
-def _print_result(stage: Stage, path: Path, as_json: bool) -> None:
+def _print_results(stage: Stage, paths: List[Path], as_json: bool) -> None:
     from edgepress.summaries import summarize
 
+    documents = [_document(stage, path) for path in paths]
+    if as_json:
+        click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False))
+    for path, document in zip(paths, documents):
+        if not as_json:
+            click.echo(summarize(stage.name, document, path))
+    for document in documents:
+        _judge(stage, document)
+
+
+def _document(stage: Stage, path: Path) -> Any:
     folder = path if path.is_dir() else path.with_name(path.name + ".json")
-    file = folder / RESULTS[stage.name] if folder.is_dir() else folder
-    document = json.loads(file.read_text(encoding="utf-8"))
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else summarize(stage.name, document, path))
+    return json.loads((folder / RESULTS[stage.name] if folder.is_dir() else folder).read_text(encoding="utf-8"))
+
+
+def _judge(stage: Stage, document: Any) -> None:
+    """Raise where the result of a command is a refusal."""
     if stage.name == "benchmark" and all(record["status"] != "ok" for record in document):
         raise UnsupportedError("nothing was measured", "the reasons stand in the table; `edgepress runtimes` says what works here")
     if stage.name == "certify" and document["certified"] is not True:

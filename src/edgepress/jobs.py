@@ -3,12 +3,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from edgepress.artifact import digest_file
 from edgepress.errors import DatasetError, JobError, MissingDependencyError, UnsupportedError
@@ -27,12 +26,13 @@ _SIGNAL_HINTS = {"SIGILL": "this runtime was built for a newer processor; try an
                  "SIGABRT": "the runtime gave up on this file; try another runtime or version (`edgepress runtimes`)"}
 
 
-def run_job(job: Dict[str, Any], *, work: Path, target: str = "local", timeout_seconds: float = 600) -> Dict[str, Any]:
+def run_job(job: Dict[str, Any], *, work: Path, target: Union[str, Connection] = "local", timeout_seconds: float = 600) -> Dict[str, Any]:
     """Run a job in a fresh process and wait for it, asleep.
 
     Args:
         job: see `worker.py`. Paths are relative to `work`, or absolute. "schema" and "sha256" are added where absent, "threads" is 1 by default.
         work: folder for the job's files; "output" is written there. It must exist.
+        target: an address, or a connection that is open (and stays open).
 
     Returns:
         The worker's result with status "ok", or "unsupported" with a reason.
@@ -43,13 +43,34 @@ def run_job(job: Dict[str, Any], *, work: Path, target: str = "local", timeout_s
         MissingDependencyError, UnsupportedError: the runtime is not installed.
     """
     work = Path(work)
-    connection = connect(target)
     folder = Path(tempfile.mkdtemp(prefix=".job-", dir=work))
     try:
-        command = [*_launcher(connection, job["runtime"], folder)]
-        prepared = _prepare(job, work=work, folder=folder, connection=connection)
-        (folder / "job.json").write_text(json.dumps(prepared, indent=1), encoding="utf-8")
-        command += [connection.push(folder / "job.json"), os.path.join(os.path.dirname(connection.push(folder / "job.json")), "result.json")]
+        with opened(target) as connection:
+            return _run_there(job, connection, work=work, folder=folder, timeout_seconds=timeout_seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def opened(target: Union[str, Connection]) -> Iterator[Connection]:
+    """The connection to an address, closed at the end; one that is open already is handed through."""
+    if not isinstance(target, str):
+        yield target
+        return
+    connection = connect(target)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _run_there(job: Dict[str, Any], connection: Connection, *, work: Path, folder: Path, timeout_seconds: float) -> Dict[str, Any]:
+    launcher = _launcher(connection, job["runtime"], folder)
+    there = connection.make_folder(folder)
+    try:
+        prepared = _prepare(job, work=work, there=there, connection=connection)
+        connection.write(json.dumps(prepared, indent=1).encode(), f"{there}/job.json")
+        command = [*launcher, f"{there}/job.json", f"{there}/result.json"]
         environment = {name: str(prepared.get("threads", 1)) for name in _THREAD_VARIABLES}
         done = connection.run(command, environment=environment, timeout_seconds=timeout_seconds)
         result = _read_result(connection, command, done, folder)
@@ -58,18 +79,18 @@ def run_job(job: Dict[str, Any], *, work: Path, target: str = "local", timeout_s
             result["output"] = job["output"]
         return result
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        connection.close()
+        connection.remove(there)
 
 
-def available_runtimes(model_format: str) -> Tuple[str, ...]:
-    """Names of the runtimes of this machine that open files of a format, the preferred one first. Looks, but does not import them."""
-    return tuple(name for name in runtimes_for(model_format) if _is_installed(name))
+def available_runtimes(model_format: str, *, connection: Optional[Connection] = None) -> Tuple[str, ...]:
+    """Names of the runtimes of this machine (or of a target) that open files of a format, the preferred one first. Looks, but does not import them here."""
+    there = connection is not None and connection.address != "local"
+    return tuple(name for name in runtimes_for(model_format) if not (there and not load_runtime(name).PORTABLE) and _is_installed(name, connection))
 
 
-def _is_installed(runtime: str) -> bool:
+def _is_installed(runtime: str, connection: Optional[Connection]) -> bool:
     try:
-        interpreter(runtime)
+        interpreter(runtime) if connection is None else connection.interpreter(runtime)
     except (MissingDependencyError, UnsupportedError):
         return False
     return True
@@ -79,12 +100,14 @@ def _launcher(connection: Connection, runtime: str, folder: Path) -> List[str]:
     """The start of the command line: worker.pyz, or this installation where the runtime needs the rest of edgepress."""
     python = connection.interpreter(runtime)
     if not load_runtime(runtime).PORTABLE:
+        if connection.address != "local":
+            raise UnsupportedError(f"runtime {runtime} runs on this machine only, not on {connection.address}", "leave --target out, or take another runtime")
         return [python, "-P", "-m", "edgepress.worker"]
     (folder / "worker.pyz").write_bytes(worker_bytes())
     return [python, connection.push(folder / "worker.pyz")]
 
 
-def _prepare(job: Dict[str, Any], *, work: Path, folder: Path, connection: Connection) -> Dict[str, Any]:
+def _prepare(job: Dict[str, Any], *, work: Path, there: str, connection: Connection) -> Dict[str, Any]:
     """The job with every path as the target sees it, and with its digest."""
     prepared = {"schema": 1, "threads": 1, **job}
     for key in _FILES:
@@ -93,7 +116,7 @@ def _prepare(job: Dict[str, Any], *, work: Path, folder: Path, connection: Conne
     if "images" in job:
         prepared["images"] = [connection.push(work / name) for name in job["images"]]
     if "output" in job:
-        prepared["output"] = os.path.join(os.path.dirname(connection.push(folder / "job.json")), "output.npy")
+        prepared["output"] = f"{there}/output.npy"
     if "model" in job and job.get("sha256") is None:
         prepared["sha256"] = digest_file(work / job["model"])
     return prepared

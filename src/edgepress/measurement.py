@@ -335,7 +335,7 @@ def table(measurements: Sequence[Measurement]) -> str:
     """The measurements as a table in plain text, and below it what is doubtful, each doubt once."""
     names = _names(measurements)
     header = ("file", "runtime", "threads", "min ms", "median ms", "p90 ms", "load ms", "peak MB", "file kB", "gzip kB")
-    rows = [header] + [(names[m.file], m.runtime, str(m.threads), *_cells(m)) for m in measurements]
+    rows = [header] + [(names[m.file], m.runtime if m.target == "local" else f"{m.runtime} on {m.target}", str(m.threads), *_cells(m)) for m in measurements]
     widths = [max(len(row[i]) for row in rows if len(row) > i + (i > 2 and len(row) == 4)) for i in range(len(header))]
     lines = ["  ".join(text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))) if len(row) == len(header)
              else "  ".join(text.ljust(w) for text, w in zip(row[:3], widths)) + "  " + row[3] for row in rows]

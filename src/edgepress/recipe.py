@@ -105,6 +105,7 @@ class EvaluateConfig:
     split: Literal["train", "validation", "test"] = option("test", "which images of a dataset")
     threads: int = option(1, "threads of the runtime", minimum=1, maximum=256)
     batch: int = option(1, "images per run, where the file's batch is dynamic", minimum=1)
+    target: str = option("local", "where the file runs: local, or a device by name or address (`edgepress device list`); several with commas: each in a folder of its own")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class CertifyConfig:
     confidence: float = option(0.95, "confidence of the intervals")
     runtime: Optional[RuntimeName] = option(None, "runtime that executes both files; default: the first installed one for each format")
     threads: int = option(1, "threads of the runtime", minimum=1, maximum=256)
+    target: str = option("local", "where both files run: local, or a device by name or address (`edgepress device list`); several with commas: each in a folder of its own")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class BenchmarkConfig:
     min_seconds: float = option(2.0, "shortest timed period", minimum=0.0)
     max_seconds: float = option(10.0, "longest timed period, even if that means fewer runs", minimum=0.1)
     warmup_seconds: float = option(0.2, "shortest warm-up", minimum=0.0)
+    target: Tuple[str, ...] = option(("local",), "where files are measured: local, and devices by name or address, all at once")
 
 
 @dataclass(frozen=True)

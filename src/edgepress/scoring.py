@@ -12,7 +12,8 @@ import numpy as np
 
 from edgepress import accuracy
 from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
-from edgepress.errors import DatasetError, ModelError, UnsupportedError
+from edgepress.device_use import LOCAL, hold
+from edgepress.errors import DatasetError, DeviceError, ModelError, UnsupportedError
 from edgepress.imageset import ImageSet, is_tensor_csv, load_images, load_tensors, pixel_file
 from edgepress.jobs import available_runtimes, run_job
 from edgepress.metadata import find_spec
@@ -21,13 +22,15 @@ from edgepress.predictions import Score
 from edgepress.progress import report_progress
 from edgepress.recipe import EvaluateConfig
 from edgepress.runtimes import load_runtime, runtimes_for
+from edgepress.targets.base import Connection
 
 NO_SPEC = "the file carries no ModelSpec: labels are the sorted names of the class folders, and it was given bytes 0-255"
 SECONDS_PER_IMAGE = 2  # of the time limit: a slow kernel on a slow board
+EMULATED_IMAGES = 300  # more take an emulated device minutes (about 1 s per photo of MobileNetV2 at 224 pixels)
 
 
-def choose_runtime(file: Path, wanted: Optional[str]) -> str:
-    """The runtime that executes a file: the wanted one, or the first that works here for its format.
+def choose_runtime(file: Path, wanted: Optional[str], *, connection: Optional[Connection] = None) -> str:
+    """The runtime that executes a file: the wanted one, or the first for its format that this machine (or the target) has.
 
     Raises:
         UnsupportedError: the wanted one does not open this format, or none of this machine does.
@@ -37,7 +40,9 @@ def choose_runtime(file: Path, wanted: Optional[str]) -> str:
         if form not in load_runtime(wanted).FORMATS:
             raise UnsupportedError(f"runtime {wanted} does not open {file.name}; accepted for .{form}: {', '.join(runtimes_for(form))}", "leave --runtime out")
         return wanted
-    installed = available_runtimes(form)
+    installed = available_runtimes(form, connection=connection)
+    if not installed and connection is not None and connection.address != LOCAL:
+        raise UnsupportedError(f"no runtime of {connection.address} opens {file.name}; {', '.join(runtimes_for(form))} would", "`edgepress device check` tells how to install one there")
     if not installed:
         raise UnsupportedError(f"no runtime of this machine opens {file.name}; {', '.join(runtimes_for(form))} would", "`edgepress doctor` tells how to install one")
     return installed[0]
@@ -57,33 +62,63 @@ def score_file(model: Path, dataset: Path, *, config: EvaluateConfig, cache: Pat
         UnsupportedError: no runtime opens this format, or not the one asked for.
         JobError: the process that ran the file died.
     """
-    file = model_file(model)
-    name, spec = choose_runtime(file, config.runtime), find_spec(file)
+    with hold(config.target) as connection:
+        return _score(model_file(model), dataset, config, connection, cache=cache, work=work)
+
+
+def _score(file: Path, dataset: Path, config: EvaluateConfig, connection: Connection, *, cache: Path, work: Path) -> Score:
+    name, spec = choose_runtime(file, config.runtime, connection=connection), find_spec(file)
     facts: Dict[str, Any] = {"status": "ok", "reason": None, "file": str(file), "sha256": digest_file(file), "size_bytes": file.stat().st_size,
                              "format": SUFFIXES[file.suffix.lower()], "runtime": {"name": name, "version": None}, "threads": config.threads,
+                             "target": config.target, "measured_on": connection.measured_on,
                              "dataset": str(dataset), "split": config.split, "warnings": [] if spec else [NO_SPEC]}
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".score-", dir=work) as folder:
         job = {"runtime": name, "model": str(file.resolve()), "sha256": facts["sha256"], "threads": config.threads, "spec": spec and dataclasses.asdict(spec)}
-        images, source = _load(dataset, config.split, spec, file=file, cache=cache, info=lambda: _ask(job, Path(folder)))
-        report_progress(f"running {file.name} in {name} on {len(images.targets)} images")
-        result = run_job({**job, "job": "predict", "batch": config.batch, "output": "probabilities.npy", **source}, work=Path(folder),
-                         timeout_seconds=max(600, SECONDS_PER_IMAGE * len(images.targets)))
-        facts.update(runtime=result["runtime"], host=result["host"], images=len(images.targets))
+        images, source = _load(dataset, config.split, spec, file=file, cache=cache, info=lambda: _ask(job, Path(folder), connection))
+        count = len(images.targets)
+        report_progress(f"running {file.name} in {name} on {count} images" + _place(config.target, connection, count))
+        result = run_job({**job, "job": "predict", "batch": config.batch, "output": "probabilities.npy", **source}, work=Path(folder), target=connection,
+                         timeout_seconds=max(600, SECONDS_PER_IMAGE * count))
+        facts.update(runtime=result["runtime"], host=result["host"], images=count)
         if result["status"] != "ok":
             return Score({**facts, "status": result["status"], "reason": result["reason"]}, tuple(images.labels), digests=tuple(images.digests))
-        answers = np.load(Path(folder) / "probabilities.npy").astype(np.float32, copy=False)
+        answers = _load_answers(Path(folder) / "probabilities.npy", rows=count)
     probabilities = _check_answers(file, answers, images.labels, known=spec is not None)
     return Score(facts, tuple(images.labels), probabilities, np.asarray(images.targets), tuple(images.digests), tuple(map(str, images.paths)))
 
 
-def _ask(job: Dict[str, Any], work: Path) -> Dict[str, Any]:
+def _place(target: str, connection: Connection, count: int) -> str:
+    """Words about where it runs and, where that is slow, how long it may take."""
+    if target == LOCAL:
+        return ""
+    if connection.measured_on == "emulated" and count > EMULATED_IMAGES:
+        return f" on {target}, an emulated device: the answers are real, but {count} images may take {count // 60 + 1} minutes or more; --images with fewer photos is quicker"
+    return f" on {target}"
+
+
+def _load_answers(path: Path, *, rows: int) -> np.ndarray:
+    """Answers that came back from a target, float32 [N, C].
+
+    Raises:
+        DeviceError: not such an array.
+    """
+    try:
+        answers = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"the answers that came back cannot be read ({error})", "run it again") from error
+    if answers.ndim != 2 or len(answers) != rows or answers.dtype.kind != "f":
+        raise DeviceError(f"the answers that came back are {answers.dtype} {list(answers.shape)}; accepted: one row of numbers for each of {rows} images", "run it again")
+    return answers.astype(np.float32, copy=False)
+
+
+def _ask(job: Dict[str, Any], work: Path, connection: Connection) -> Dict[str, Any]:
     """What the runtime says about the file's inputs.
 
     Raises:
         UnsupportedError: it does not open the file.
     """
-    result = run_job({**job, "job": "info"}, work=work)
+    result = run_job({**job, "job": "info"}, work=work, target=connection)
     if result["status"] != "ok":
         raise UnsupportedError(f"{job['runtime']} does not open {job['model']}: {result['reason']}", "choose another --runtime")
     return result

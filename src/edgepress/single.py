@@ -3,16 +3,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from edgepress.artifact import RECORD, SUFFIXES, digest_file, is_artifact, read_record, run_stage, write_atomic
 from edgepress.child import TENSORFLOW, StageChild
 from edgepress.collect import HIDDEN, collect_run
 from edgepress.context import stage_context
+from edgepress.device_use import LOCAL, on_each, split_targets
 from edgepress.errors import ArtifactError, RecipeError
 from edgepress.pipeline import OFFLINE_SOURCES, digest_input
 from edgepress.progress import report_progress
@@ -32,12 +34,13 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
         return _run_to_file(stage, inputs, config, out, again=again)
     first = inputs[stage.inputs[0].role]
     first = first[0] if isinstance(first, list) else first
-    work = None
+    work, targets = None, _targets(config)
+    again = again or targets != (LOCAL,)  # what is installed on a device is not part of a stage's key
     if out is None:
         if stage.name == "report":
             work = first
         else:
-            out = first.parent / f"{first.name}.{stage.name}"
+            out = first.parent / (f"{first.name}.{stage.name}" + ("" if targets == (LOCAL,) else f"-{_file_name(targets)}"))
     base = work or out.parent
     inputs = _with_dataset(stage, {**inputs, "images": _own_folder(first)} if "images" in inputs else inputs, base)
     if "run" in inputs:
@@ -46,11 +49,41 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
     with StageChild(TENSORFLOW) as child:
         made = run_stage(stage, inputs=inputs, config=config, out=out, work=work, digest=partial(digest_input, cache=cache), context=stage_context(stage.name, config, inputs), again=again,
                          call=child.call if stage.tensorflow else None)
-    if stage.name == "certify" and inputs["model"].is_file():
+    if stage.name == "certify" and inputs["model"].is_file() and targets == (LOCAL,):
         from edgepress.stages.certify import write_beside
 
         write_beside(made, inputs["model"])
     return made
+
+
+def run_on_targets(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path], again: bool = False) -> List[Path]:
+    """`run_single` once for each target that the config names, all at once; each result is a folder of its own.
+
+    A benchmark holds all its targets in one result, so that they stand in one table.
+    """
+    targets = _targets(config)
+    if len(targets) == 1 or stage.name == "benchmark":
+        return [run_single(stage, inputs, config, out=out, again=again)]
+    made = on_each(targets, lambda target: run_single(stage, inputs, replace(config, target=target), again=again,
+                                                      out=out and out.with_name(f"{out.name}-{_file_name((target,))}")))
+    return list(made.values())
+
+
+def _targets(config: Any) -> Tuple[str, ...]:
+    """Where a stage runs its file.
+
+    Raises:
+        RecipeError: nowhere.
+    """
+    target = getattr(config, "target", LOCAL)
+    targets = split_targets(target) if isinstance(target, str) else tuple(target)
+    if not targets:
+        raise RecipeError("--target is empty; accepted: local, or a device's name or address", "see `edgepress device list`")
+    return targets
+
+
+def _file_name(targets: Tuple[str, ...]) -> str:
+    return re.sub("[^A-Za-z0-9.]+", "-", "-".join(targets)).strip("-")
 
 
 def _with_dataset(stage: Stage, inputs: Dict[str, Any], base: Path) -> Dict[str, Any]:

@@ -40,7 +40,8 @@ def _evaluate(d: Mapping[str, Any]) -> List[str]:
         return [f"{d['file']} in {runtime}: {d['status']}: {d['reason']}"]
     low, high = d["accuracy_interval"]
     worst = min((r for r in d["per_class"] if r["recall"] is not None), key=lambda r: r["recall"])
-    return [f"{d['file']} in {runtime}, {d['images']} images",
+    place = "" if d.get("target", "local") == "local" else f" on {d['target']}" + (" (an emulated device)" if d.get("measured_on") == "emulated" else "")
+    return [f"{d['file']} in {runtime}{place}, {d['images']} images",
             f"accuracy {d['accuracy']:.2%} (95 % interval {low:.1%} to {high:.1%}), top-5 {d['top5']:.2%}, calibration error {d['ece']:.3f}",
             f"weakest class {worst['label']}: recall {worst['recall']:.1%} of {worst['images']} images"]
 

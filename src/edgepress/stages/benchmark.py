@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from edgepress import measurement, profiles
 from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
+from edgepress.device_use import LOCAL, hold, on_each
 from edgepress.errors import EdgepressError, JobError, ModelError
 from edgepress.host import usable_cpus
 from edgepress.jobs import available_runtimes, run_job
@@ -17,6 +18,7 @@ from edgepress.measurement import Measurement, Round
 from edgepress.progress import report_progress
 from edgepress.recipe import BenchmarkConfig
 from edgepress.runtimes import load_runtime, runtimes_for
+from edgepress.targets.base import Connection
 
 ROUNDS = 2  # every case is measured this many times, in another order each time, so that a disturbance does not hit one file alone
 SEED = 0
@@ -34,11 +36,14 @@ class Case:
     threads: int
     verdict: str = "ok"  # ok | marked | refused: what is known about such a file in this runtime, and why
     remark: Optional[str] = None
+    target: str = LOCAL
+    measured_on: str = "real"
 
     def record(self, **facts: Any) -> Measurement:
         """The measurement of this case."""
         return Measurement(file=str(self.file), sha256=self.sha256, format=SUFFIXES[self.file.suffix.lower()], size_bytes=self.size_bytes,
-                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, remark=self.remark, **facts)
+                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, remark=self.remark, target=self.target,
+                           measured_on=self.measured_on, **facts)
 
 
 def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: BenchmarkConfig) -> None:
@@ -47,30 +52,56 @@ def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: Benchmar
     Args:
         model: model files, or folders of them.
     """
-    cases = _cases([model] if isinstance(model, Path) else model, config)
-    results: Dict[Case, List[Dict[str, Any]]] = {case: [] for case in cases}
-    for number in range(ROUNDS):
-        order = [case for case in cases if not results[case] or results[case][-1]["status"] == "ok"]
-        random.Random(SEED + number).shuffle(order)
-        for done, case in enumerate(order):
-            report_progress(f"measuring {len(cases)} combinations of file, runtime and threads", done=(number + done / len(order)) / ROUNDS)
-            results[case].append(_measure(case, config, work=out))
-    records = [_record(case, results[case], config) for case in cases]
+    files = [model] if isinstance(model, Path) else model
+    parts = on_each(config.target, lambda target: _on_target(target, files, config, work=out))
+    records = [record for part in parts.values() for record in part]
     write_atomic(out / measurement.FILE, measurement.dump(records).encode())
 
 
-def _cases(paths: Sequence[Path], config: BenchmarkConfig) -> List[Case]:
+def _on_target(target: str, files: Sequence[Path], config: BenchmarkConfig, *, work: Path) -> List[Measurement]:
+    """The records of one target, which is held meanwhile."""
+    with hold(target) as connection:
+        doubts: Dict[Tuple[Path, str], Optional[str]] = {}
+        cases = [_checked(case, doubts, connection, work=work) for case in _cases(files, config, connection=connection, target=target)]
+        results: Dict[Case, List[Dict[str, Any]]] = {case: [] for case in cases}
+        for number in range(ROUNDS):
+            order = [case for case in cases if not results[case] or results[case][-1]["status"] == "ok"]
+            random.Random(SEED + number).shuffle(order)
+            for done, case in enumerate(order):
+                report_progress(f"measuring {len(cases)} combinations of file, runtime and threads" + ("" if target == LOCAL else f" on {target}"), done=(number + done / len(order)) / ROUNDS)
+                results[case].append(_measure(case, config, work=work, connection=connection))
+    return [_record(case, results[case], config) for case in cases]
+
+
+def _checked(case: Case, doubts: Dict[Tuple[Path, str], Optional[str]], connection: Connection, *, work: Path) -> Case:
+    """The case, refused where its device must not be measured: an emulated one, or one that answers otherwise than this machine.
+
+    Args:
+        doubts: reasons that were found already, by file and runtime; added to.
+    """
+    if case.target == LOCAL or case.verdict == "refused":
+        return case
+    from edgepress.parity import gate
+
+    pair = case.file, case.runtime
+    if pair not in doubts:
+        doubts[pair] = gate(*pair, connection, work=work)
+    return dataclasses.replace(case, verdict="refused" if doubts[pair] else "ok", remark=doubts[pair])  # "slow" is known of this machine, not of that one
+
+
+def _cases(paths: Sequence[Path], config: BenchmarkConfig, *, connection: Connection, target: str) -> List[Case]:
     """Every combination to measure, in the order of the table.
 
     Raises:
         ModelError: a path that is or holds no model file.
     """
-    threads = config.threads or tuple(sorted({1, usable_cpus()}))
+    cpus = usable_cpus() if target == LOCAL else int(connection.probe().get("cpus") or 1)
+    threads = config.threads or tuple(sorted({1, cpus}))
     cases: List[Case] = []
     for path in paths:
         for file in _files(path):
-            facts = {"file": file, "sha256": digest_file(file), "size_bytes": file.stat().st_size, "gzip_bytes": gzip_size(file)}
-            for runtime, (verdict, remark) in _verdicts(file, _runtimes(file, config.runtimes)).items():
+            facts = {"target": target, "measured_on": connection.measured_on, "file": file, "sha256": digest_file(file), "size_bytes": file.stat().st_size, "gzip_bytes": gzip_size(file)}
+            for runtime, (verdict, remark) in _verdicts(file, _runtimes(file, config.runtimes, connection)).items():
                 cases += [Case(**facts, runtime=runtime, threads=count, verdict=verdict, remark=remark) for count in threads]
     return list(dict.fromkeys(cases))  # the same file may have been named twice
 
@@ -92,7 +123,7 @@ def _files(path: Path) -> List[Path]:
     return found or [model_file(path)]
 
 
-def _runtimes(file: Path, wanted: Tuple[str, ...]) -> Tuple[str, ...]:
+def _runtimes(file: Path, wanted: Tuple[str, ...], connection: Connection) -> Tuple[str, ...]:
     """Those asked for that open the format, else the installed ones; where there is none, all that would: the records then say why not."""
     for name in wanted:
         load_runtime(name)
@@ -100,7 +131,7 @@ def _runtimes(file: Path, wanted: Tuple[str, ...]) -> Tuple[str, ...]:
     asked = tuple(name for name in wanted if name in openers)
     if wanted:
         return asked or wanted
-    return available_runtimes(SUFFIXES[file.suffix.lower()]) or openers
+    return available_runtimes(SUFFIXES[file.suffix.lower()], connection=connection) or openers
 
 
 def gzip_size(file: Path) -> int:
@@ -111,7 +142,7 @@ def gzip_size(file: Path) -> int:
     return size + len(packer.flush())
 
 
-def _measure(case: Case, config: BenchmarkConfig, *, work: Path) -> Dict[str, Any]:
+def _measure(case: Case, config: BenchmarkConfig, *, work: Path, connection: Connection) -> Dict[str, Any]:
     """The worker's result of one round; a failure is a result too."""
     if SUFFIXES[case.file.suffix.lower()] not in load_runtime(case.runtime).FORMATS:
         return {"status": "unsupported", "reason": f"runtime {case.runtime} does not open {case.file.suffix} files"}
@@ -121,7 +152,7 @@ def _measure(case: Case, config: BenchmarkConfig, *, work: Path) -> Dict[str, An
            "min_runs": -(-config.min_runs // ROUNDS), "min_seconds": config.min_seconds / ROUNDS, "max_seconds": config.max_seconds / ROUNDS,
            "warmup_seconds": config.warmup_seconds, "seed": SEED}
     try:
-        return run_job(job, work=work, timeout_seconds=600 + config.max_seconds)
+        return run_job(job, work=work, target=connection, timeout_seconds=600 + config.max_seconds)
     except JobError as error:
         return {"status": "failed", "reason": error.reason}
     except ModelError:
@@ -132,7 +163,7 @@ def _measure(case: Case, config: BenchmarkConfig, *, work: Path) -> Dict[str, An
 
 def _record(case: Case, results: Sequence[Dict[str, Any]], config: BenchmarkConfig) -> Measurement:
     """The rounds of a case as one record; one round that is not ok decides."""
-    settings = {**{key: value for key, value in dataclasses.asdict(config).items() if key not in ("runtimes", "threads")}, "rounds": ROUNDS, "seed": SEED}
+    settings = {**{key: value for key, value in dataclasses.asdict(config).items() if key not in ("runtimes", "threads", "target")}, "rounds": ROUNDS, "seed": SEED}
     last = results[-1]
     facts: Dict[str, Any] = {"settings": settings, "host": last.get("host", {}), "runtime_version": last.get("runtime", {}).get("version")}
     if last["status"] != "ok":

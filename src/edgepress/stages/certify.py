@@ -66,7 +66,7 @@ def _obtain(path: Path, dataset: Optional[Path], config: CertifyConfig, out: Pat
     elif dataset is None:
         raise RecipeError(f"certify needs labelled images to run {path}", "name them with --images, or give the folders of two `edgepress evaluate` results")
     else:
-        score = scoring.score_file(path, dataset, config=EvaluateConfig(runtime=config.runtime, threads=config.threads), cache=out.parent / ".cache", work=out)
+        score = scoring.score_file(path, dataset, config=EvaluateConfig(runtime=config.runtime, threads=config.threads, target=config.target), cache=out.parent / ".cache", work=out)
     score.require()
     return score
 
@@ -81,7 +81,7 @@ def _check_pair(ours: Score, theirs: Score) -> None:
 
 
 def _identity(score: Score) -> Dict[str, Any]:
-    return {key: score.facts[key] for key in ("file", "sha256", "size_bytes", "runtime")}
+    return {key: score.facts[key] for key in ("file", "sha256", "size_bytes", "runtime", "target", "measured_on") if key in score.facts}
 
 
 def _flip(index: int, ours: Score, theirs: Score) -> Dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Hold one target while work is done on it: its name resolved, leased so that nobody else measures there meanwhile, connected."""
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Dict, Iterator, Sequence, Tuple, TypeVar
+
+from edgepress.targets import connect
+from edgepress.targets.base import Connection
+
+LOCAL = "local"
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def hold(target: str) -> Iterator[Connection]:
+    """The connection to a target: `local`, an address, or the name of a registered device. Only one process at a time holds a device.
+
+    Raises:
+        DeviceError: unreachable, or held by somebody else.
+        UnsupportedError: no such target.
+    """
+    if target == LOCAL:
+        yield connect(LOCAL)
+        return
+    from edgepress import devices
+
+    with devices.lease(target):
+        connection = connect(devices.resolve(target))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def on_each(targets: Sequence[str], work: Callable[[str], Result]) -> Dict[str, Result]:
+    """What `work` returns for each target, all of them at once, in the order given. The first failure is raised when all have ended."""
+    unique = list(dict.fromkeys(targets))
+    if len(unique) == 1:
+        return {unique[0]: work(unique[0])}
+    with ThreadPoolExecutor(len(unique), thread_name_prefix="target") as pool:
+        futures = {target: pool.submit(work, target) for target in unique}
+    return {target: future.result() for target, future in futures.items()}
+
+
+def split_targets(text: str) -> Tuple[str, ...]:
+    """The targets of `--target a,b`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
