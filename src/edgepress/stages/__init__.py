@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, replace
-from typing import Callable, Mapping, Optional, Tuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 from edgepress import recipe
 
@@ -33,7 +35,16 @@ class Stage:
 
     def function(self) -> Callable[..., None]:
         """The stage's function; imports its module."""
-        return getattr(importlib.import_module(f"edgepress.stages.{self.name}"), self.name)
+        return getattr(self._module(), self.name)
+
+    def prepare(self, cache: Path, **arguments: Any) -> None:
+        """What of the stage's work can be done before TensorFlow is there (its module's `prepare`, where it has one)."""
+        prepare = getattr(self._module(), "prepare", None)
+        if prepare:
+            prepare(cache, **arguments)
+
+    def _module(self) -> ModuleType:
+        return importlib.import_module(f"edgepress.stages.{self.name}")
 
 
 _MODEL = Input("model", "model file, or a folder that holds one")

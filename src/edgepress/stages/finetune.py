@@ -11,11 +11,12 @@ import numpy as np
 
 from edgepress import keras_files, modelspec
 from edgepress.artifact import digest_json, is_artifact, write_atomic, write_json
-from edgepress.backbones import Built, build_backbone
+from edgepress.backbones import Built, build_backbone, parse_backbone
 from edgepress.errors import DatasetError
 from edgepress.features import WHOLE, Extractor, View, view_sets
 from edgepress.imageset import ImageSet, load_images, pixel_file, select
 from edgepress.modelspec import SPEC_FILE, ModelSpec
+from edgepress.photos import SPLITS
 from edgepress.progress import report_progress
 from edgepress.recipe import FinetuneConfig
 from edgepress.tasks import head as heads
@@ -113,6 +114,15 @@ def finetune(out: Path, *, dataset: Path, config: FinetuneConfig) -> None:
     if tuned:
         checkpoint.unlink(missing_ok=True)
     report_progress(_why(kept, linear, tuned))
+
+
+def prepare(cache: Path, *, dataset: Path, config: FinetuneConfig) -> None:
+    """Decode the photos of every split of a dataset artifact into `cache`: work for the time in which TensorFlow is being imported elsewhere."""
+    size = parse_backbone(config.backbone).size
+    for split in SPLITS:
+        images = load_images(dataset, split=split)
+        if len(images):
+            pixel_file(images, ModelSpec(labels=images.labels, input_height=size, input_width=size, resize=config.resize), cache=cache)
 
 
 class _Clock:
