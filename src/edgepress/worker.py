@@ -1,6 +1,6 @@
 """Run one job on one model file: JSON in, JSON out. `python worker.pyz JOB.json RESULT.json`; shipped to devices as worker.pyz.
 
-Job:    {"schema": 1, "job": "info" | "predict" | "benchmark" | "health", "runtime", "model", "sha256", "threads", …}
+Job:    {"schema": 1, "job": "info" | "predict" | "parity" | "benchmark" | "end_to_end" | "sustained" | "health", "runtime", "model", "sha256", "threads", …}
 Result: {"schema": 1, "job", "status": "ok" | "unsupported" | "failed", "reason", "log", "runtime": {"name", "version"}, "host", …}
 Paths in a job are relative to the job's own folder, or absolute. The exit code is 0 if a result was written, whatever it says.
 """
@@ -32,6 +32,7 @@ KEYS: Mapping[str, frozenset] = {
     "health": frozenset(_COMMON),
     "info": frozenset(_COMMON),
     "predict": frozenset(_COMMON | {"pixels", "images", "tensors", "output", "batch"}),
+    "parity": frozenset(_COMMON | {"images", "pixels", "output", "seed"}),
     "benchmark": frozenset(_COMMON | {"min_runs", "min_seconds", "max_seconds", "warmup_seconds", "seed"}),
 }
 
@@ -158,10 +159,37 @@ def _predict(session: Session, job: Mapping[str, Any], folder: Path, result: Dic
     if "output" not in job:
         result["probabilities"] = [[float(p) if np.isfinite(p) else None for p in row] for row in scores]
         return
-    data = io.BytesIO()
-    np.save(data, scores)
-    write_atomic(folder / job["output"], data.getvalue())
+    _save(scores, folder / job["output"])
     result["output"] = job["output"]
+
+
+def _save(array: np.ndarray, path: Path) -> None:
+    import numpy as np
+
+    data = io.BytesIO()
+    np.save(data, array)
+    write_atomic(path, data.getvalue())
+
+
+def _parity(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
+    """Digests of every step and raw answers: to photos (with the pixels that another machine made of them), or to seeded tensors."""
+    import numpy as np
+
+    from edgepress import fingerprint
+    from edgepress.timing import random_inputs
+
+    spec = _spec(job)
+    if "images" in job:
+        if spec is None:
+            raise ModelError("images need a ModelSpec: nothing says how this file wants them", "put a model.json beside the file")
+        pixels = np.load(folder / job["pixels"], allow_pickle=False)
+        _check_pixels(pixels, spec)
+        steps, answers = fingerprint.photo_answers(session, [folder / name for name in job["images"]], pixels, spec)
+    else:
+        steps, answers = fingerprint.tensor_answers(session, random_inputs(session.inputs, seed=job.get("seed", 0), spec=spec))
+    _save(answers, folder / job["output"])
+    result.update(steps=steps, versions=fingerprint.library_versions(), output=job["output"])
+    _info(session, job, folder, result)
 
 
 def _scores(session: Session, job: Mapping[str, Any], folder: Path) -> Iterator[np.ndarray]:
@@ -223,7 +251,7 @@ def _photo(path: Path, spec: ModelSpec) -> np.ndarray:
     return load_pixels(path, spec)
 
 
-JOBS: Mapping[str, Callable[[Any, Mapping[str, Any], Path, Dict[str, Any]], None]] = {"info": _info, "predict": _predict, "benchmark": _benchmark}
+JOBS: Mapping[str, Callable[[Any, Mapping[str, Any], Path, Dict[str, Any]], None]] = {"info": _info, "predict": _predict, "parity": _parity, "benchmark": _benchmark}
 
 if __name__ == "__main__":
     code = main()
