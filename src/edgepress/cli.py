@@ -14,6 +14,7 @@ import click
 from edgepress import __version__
 from edgepress.cli_device import device
 from edgepress.errors import EdgepressError, GateError, UnsupportedError
+from edgepress.modelspec import NORMALIZATIONS
 from edgepress.options import CommaList, config_from, config_options
 from edgepress.progress import TerminalLine, drawn_progress
 from edgepress.recipe import BenchmarkConfig, CertifyConfig, ConvertConfig, FinetuneConfig, QuantizeConfig
@@ -182,6 +183,22 @@ def show(path: Path, as_json: bool) -> None:
 
     facts = describe(path)
     click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else format_description(facts))
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@click.option("--normalization", required=True, type=click.Choice(list(NORMALIZATIONS)), help="what it was trained on; 0..255 if it normalises bytes itself")
+@click.option("--labels", type=FILE, help="text file with one label per line, in the order of the outputs")
+@click.option("--resize", type=click.Choice(["stretch", "crop", "pad"]), default="stretch", show_default=True, help="how photos were resized")
+@click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True, help="channel order it was trained on")
+@click.option("--logits", is_flag=True, help="it ends before its softmax")
+def describe(model: Path, normalization: str, labels: Optional[Path], resize: str, channel_order: str, logits: bool) -> None:
+    """Say how a .tflite or .onnx file of your own wants its pictures; every other command then knows."""
+    from edgepress.own_spec import describe_file
+
+    file, spec = describe_file(model, normalization=normalization, labels=labels, resize=resize, channel_order=channel_order, logits=logits)
+    click.echo(f"{file}\n  {spec.input_height}x{spec.input_width}x{spec.channels} {spec.input_type}, {spec.layout}, {normalization}, {spec.channel_order}, {spec.resize}; "
+               f"{len(spec.labels) or 'no'} labels; {spec.output}")
 
 
 @cli.command()

@@ -40,11 +40,20 @@ def _describe_folder(folder: Path) -> Dict[str, Any]:
         return {"path": str(folder), "format": "saved_model", "size_bytes": size, "provenance": _provenance(folder),
                 "note": "a SavedModel can only be read by TensorFlow: `edgepress convert` checks and converts it"}
     if not (folder / RECORD).is_file():
-        raise ModelError(f"{folder} is neither an artifact (it has no {RECORD}) nor a SavedModel folder", "give a model file")
+        return _describe_run(folder)
     record = read_record(folder)
     models = [folder / name for name in sorted(record.get("files", {})) if Path(name).suffix.lower() in SUFFIXES]
     return {"path": str(folder), "format": "artifact", "stage": record["stage"], "provenance": _provenance(folder),
             "files": {name: facts["size_bytes"] for name, facts in sorted(record.get("files", {}).items())}, "models": [_describe_safely(m) for m in models[:MAX_LISTED]]}
+
+
+def _describe_run(folder: Path) -> Dict[str, Any]:
+    """The artifacts in a folder, oldest first: what a run or single commands left there."""
+    inner = sorted((read_record(p) | {"name": p.name} for p in folder.iterdir() if not p.is_symlink() and (p / RECORD).is_file()), key=lambda r: r["started"]) if folder.is_dir() else []
+    if not inner:
+        raise ModelError(f"{folder} is neither an artifact (it has no {RECORD}), nor a folder of artifacts, nor a SavedModel folder", "give a model file")
+    return {"path": str(folder), "format": "artifacts", "provenance": None,
+            "artifacts": [{"name": r["name"], "stage": r["stage"], "size_bytes": sum(f["size_bytes"] for f in r.get("files", {}).values()), "seconds": r["seconds"]} for r in inner]}
 
 
 def _describe_safely(path: Path) -> Dict[str, Any]:
@@ -67,8 +76,11 @@ def _sizes(path: Path) -> Dict[str, int]:
 def _spec(path: Path, kind: str) -> Optional[Dict[str, Any]]:
     """The ModelSpec inside the file, or else beside it, and where it was found."""
     inside = None if kind == "keras" else extract_spec(path)
-    spec = inside or (read_spec(path.parent / SPEC_FILE) if (path.parent / SPEC_FILE).is_file() and (path.parent / RECORD).is_file() else None)
-    return None if spec is None else {"found": "inside" if inside else f"beside ({SPEC_FILE})", **_plain(spec)}
+    if inside is not None:
+        return {"found": "inside", **_plain(inside)}
+    own, shared = path.with_name(f"{path.name}.{SPEC_FILE}"), path.parent / SPEC_FILE
+    beside = next((file for file, there in ((own, own.is_file()), (shared, shared.is_file() and (path.parent / RECORD).is_file())) if there), None)
+    return None if beside is None else {"found": f"beside ({beside.name})", **_plain(read_spec(beside))}
 
 
 def _plain(spec: ModelSpec) -> Dict[str, Any]:
@@ -173,6 +185,8 @@ def format_description(facts: Mapping[str, Any]) -> str:
         lines += _format_spec(facts["model_spec"])
     if facts.get("files"):
         lines.append(_line("files", ", ".join(f"{name} ({size:,})" for name, size in facts["files"].items())))
+    for artifact in facts.get("artifacts", []):
+        lines.append(f"  {artifact['name']:<28}{artifact['size_bytes']:>13,} bytes  made in {artifact['seconds']:g} s")
     if facts.get("provenance"):
         lines += _format_provenance(facts["provenance"])
     for model in facts.get("models", []):

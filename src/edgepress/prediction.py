@@ -34,7 +34,7 @@ def predict_photos(model: Path, photos: Sequence[Path], *, runtime: Optional[str
     file = model_file(model)
     spec = find_spec(file)
     if spec is None:
-        raise ModelError(f"{file} does not say how it wants its pixels: no ModelSpec inside, no model.json beside it", "convert it with `edgepress convert`, or write a model.json")
+        raise ModelError(f"{file} does not say how it wants its pixels: no ModelSpec inside, no model.json beside it", f"say it once: edgepress describe {file} --normalization … --labels labels.txt")
     for photo in photos:
         if not photo.is_file():
             raise DatasetError(f"{photo} does not exist or is not a file", "give image files")

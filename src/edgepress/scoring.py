@@ -18,6 +18,7 @@ from edgepress.imageset import ImageSet, is_tensor_csv, load_images, load_tensor
 from edgepress.jobs import available_runtimes, run_job
 from edgepress.metadata import find_spec
 from edgepress.modelspec import ModelSpec
+from edgepress.own_spec import guess_spec
 from edgepress.predictions import Score
 from edgepress.progress import report_progress
 from edgepress.recipe import EvaluateConfig
@@ -133,7 +134,9 @@ def _load(dataset: Path, split: str, spec: Optional[ModelSpec], *, file: Path, c
     images = load_images(dataset, split=split, labels=labels)
     if not len(images.targets):
         raise DatasetError(f"{dataset} has no {split} images", "evaluate another --split, or give a folder of class folders")
-    spec = spec or guess_spec(file, info()["inputs"], images.labels)
+    if spec is None:
+        inputs = info()["inputs"]
+        spec = guess_spec(str(file), shape=inputs[0]["shape"] if len(inputs) == 1 else (), dtype=inputs[0]["dtype"], labels=images.labels)
     return images, {"pixels": str(pixel_file(images, spec, cache=cache)), "spec": dataclasses.asdict(spec)}
 
 
@@ -160,24 +163,6 @@ def _save_once(array: np.ndarray, cache: Path) -> Path:
     if not path.exists():
         write_atomic(path, buffer.getvalue())
     return path
-
-
-def guess_spec(file: Path, inputs: Sequence[Dict[str, Any]], labels: Sequence[str]) -> ModelSpec:
-    """The spec of a file that carries none, where its input leaves one reading: one image of bytes.
-
-    Raises:
-        ModelError: several inputs, not an image, or real numbers, whose scale nothing tells.
-    """
-    shape, dtype = (inputs[0]["shape"], inputs[0]["dtype"]) if len(inputs) == 1 else ([], "")
-    planar = len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
-    height, width, channels = (shape[2], shape[3], shape[1]) if planar else shape[1:] if len(shape) == 4 else (0, 0, 0)
-    if len(inputs) != 1 or channels not in (1, 3) or min(height, width) < 1:
-        raise ModelError(f"{file} has no ModelSpec, and its inputs {[(i['name'], i['shape']) for i in inputs]} do not say which image it takes",
-                         f"put {file.name}.model.json beside it (see model.json of a converted file)")
-    if dtype not in ("uint8", "int8"):
-        raise ModelError(f"{file} has no ModelSpec and takes {dtype} numbers: nothing says how its pixels are to be normalised",
-                         "convert the model with `edgepress convert --normalization …`, or put " + f"{file.name}.model.json beside it")
-    return ModelSpec(labels=tuple(labels), input_height=height, input_width=width, channels=channels, input_type=dtype, layout="nchw" if planar else "nhwc")
 
 
 def _check_answers(file: Path, answers: np.ndarray, labels: Sequence[str], *, known: bool) -> np.ndarray:

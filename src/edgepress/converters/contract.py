@@ -9,10 +9,10 @@ from edgepress.converters.tflite import Graph
 from edgepress.errors import ModelError, RecipeError
 from edgepress.keras_files import Network, flatten_model, of_model
 from edgepress.modelspec import NORMALIZATIONS, ModelSpec
+from edgepress.own_spec import read_labels
 from edgepress.recipe import ConvertConfig
 from edgepress.tf import import_tensorflow
 
-MAX_LABEL_BYTES = 8 << 20
 _CHOICES = ", ".join(NORMALIZATIONS)
 
 
@@ -86,24 +86,6 @@ def _labels(network: Network, config: ConvertConfig) -> Tuple[Tuple[str, ...], L
     if len(labels) != classes:
         raise ModelError(f"{config.labels} lists {len(labels)} labels, {network.source} answers {classes} classes", "one label per line, in the order of the outputs")
     return labels, []
-
-
-def read_labels(path: Path) -> Tuple[str, ...]:
-    """Labels of a text file, one per line; blank lines at the end do not count.
-
-    Raises:
-        ModelError: unreadable, not UTF-8, too large, or empty or double labels.
-    """
-    try:
-        if path.stat().st_size > MAX_LABEL_BYTES:
-            raise ModelError(f"{path} has more than {MAX_LABEL_BYTES} bytes", "give a text file with one label per line")
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"labels file {path} cannot be read ({getattr(error, 'strerror', None) or error})", "give a UTF-8 text file with one label per line") from error
-    labels = tuple(line.strip() for line in lines)
-    if not all(labels) or len(set(labels)) != len(labels):
-        raise ModelError(f"{path} has an empty line or the same label twice", "one label per line, each once")
-    return labels
 
 
 def _plain_plan(network: Network, config: ConvertConfig, notes: List[str]) -> Plan:

@@ -7,10 +7,11 @@ from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
-from edgepress.errors import DatasetError, ModelError, RecipeError
+from edgepress.errors import DatasetError, RecipeError
 from edgepress.feeding import feed_pixels, feed_tensors
 from edgepress.imageset import calibration_images, pixel_file
 from edgepress.modelspec import ModelSpec
+from edgepress.own_spec import guess_spec
 from edgepress.quantizers.calibration import Feeds
 from edgepress.runtimes.base import TensorInfo
 
@@ -37,8 +38,8 @@ class Samples:
         return {"count": len(self.values), "kind": self.kind, "sha256": list(self.digests)}
 
 
-def load_samples(source: Optional[Path], *, info: TensorInfo, spec: Optional[ModelSpec], count: int, seed: int, cache: Path, scheme: str) -> Samples:
-    """Calibration inputs from a dataset artifact (training split only), photos, or a .npy/.npz array [N, …].
+def load_samples(source: Optional[Path], *, file: str, info: TensorInfo, spec: Optional[ModelSpec], count: int, seed: int, cache: Path, scheme: str) -> Samples:
+    """Calibration inputs of `file` from a dataset artifact (training split only), photos, or a .npy/.npz array [N, …].
 
     Raises:
         RecipeError: there is no `source`.
@@ -50,25 +51,9 @@ def load_samples(source: Optional[Path], *, info: TensorInfo, spec: Optional[Mod
                           "add --calibration DIR (a dataset, or a folder of photos like those it will see; 100 are enough)")
     if source.suffix.lower() in TENSOR_SUFFIXES:
         return _load_tensors(source, count=count, seed=seed)
-    spec = spec or guess_spec(info)
+    spec = spec or guess_spec(file, shape=info.shape, dtype=info.dtype, otherwise="give --calibration a .npy array [N, …] of inputs")
     images = calibration_images(source, count=count, seed=seed)
     return Samples(np.load(pixel_file(images, spec, cache=cache), mmap_mode="r"), "images", images.digests, spec)
-
-
-def guess_spec(info: TensorInfo) -> ModelSpec:
-    """The spec of a file that carries none, if its input leaves no doubt: raw RGB bytes.
-
-    Raises:
-        ModelError: not an image, or float pixels whose normalisation nobody told.
-    """
-    if len(info.shape) != 4 or (info.shape[3] not in (1, 3) and info.shape[1] not in (1, 3)):
-        raise ModelError(f"the input {info.name!r} has shape {list(info.shape)}: not an image", "give --calibration a .npy array [N, …] of inputs instead of photos")
-    if info.dtype != "uint8":
-        raise ModelError(f"the input {info.name!r} is {info.dtype} and the file carries no ModelSpec, so how to normalise photos is unknown",
-                         "put a model.json beside the file (see `edgepress show`), convert the model with edgepress, or give --calibration a .npy array of inputs")
-    channels_last = info.shape[3] in (1, 3)
-    height, width = info.shape[1:3] if channels_last else info.shape[2:4]
-    return ModelSpec(labels=(), input_height=height, input_width=width, channels=info.shape[3 if channels_last else 1], layout="nhwc" if channels_last else "nchw")
 
 
 def _load_tensors(source: Path, *, count: int, seed: int) -> Samples:

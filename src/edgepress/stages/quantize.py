@@ -56,7 +56,7 @@ def _request(source: Path, spec: Optional[ModelSpec], dataset: Optional[Path], c
         from edgepress.quantizers.samples import load_samples
 
         report_progress("reading calibration images")
-        return load_samples(dataset, info=info, spec=spec, count=config.samples, seed=config.seed, cache=cache, scheme=config.scheme)
+        return load_samples(dataset, file=str(source), info=info, spec=spec, count=config.samples, seed=config.seed, cache=cache, scheme=config.scheme)
 
     return Request(config.scheme, samples, config.calibration_method, config.per_channel, profile.dense_per_tensor, profile.signed_activations, profile.reduce_range)
 
