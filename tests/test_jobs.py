@@ -23,7 +23,7 @@ JOB: Dict[str, Any] = {"job": "info", "runtime": "litert", "model": str(DATA / "
 def child(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put Python code in the worker's place."""
     def use(code: str) -> None:
-        monkeypatch.setattr(jobs, "_launcher", lambda *_: [sys.executable, "-c", code])
+        monkeypatch.setattr(jobs, "launcher_of", lambda *_: [sys.executable, "-c", code])
     return use
 
 

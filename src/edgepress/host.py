@@ -5,6 +5,7 @@ import glob
 import os
 import platform
 import sys
+import time
 from typing import Any, Dict, List, NamedTuple, Optional
 
 # Instruction-set extensions that decide which kernels a runtime picks.
@@ -60,18 +61,43 @@ def ticks() -> Optional[Ticks]:
     if len(fields) < 9 or fields[0] != "cpu":
         return None
     user, nice, system, idle, waiting, interrupt, soft, stolen = (int(f) / os.sysconf("SC_CLK_TCK") for f in fields[1:9])
-    own = os.times()
     busy = user + nice + system + interrupt + soft
-    return Ticks(busy=busy, stolen=stolen, total=busy + idle + waiting + stolen, own=own.user + own.system)
+    return Ticks(busy=busy, stolen=stolen, total=busy + idle + waiting + stolen, own=time.process_time())
 
 
 def interference(before: Optional[Ticks], after: Optional[Ticks]) -> Dict[str, Optional[float]]:
     """Shares (0–1) of all processor time between two readings that went to other processes and to other virtual machines."""
-    if before is None or after is None or after.total <= before.total:
-        return {"others_share": None, "stolen_share": None}
-    total = after.total - before.total
-    others = (after.busy - before.busy) - (after.own - before.own)
-    return {"others_share": round(min(max(others / total, 0.0), 1.0), 4), "stolen_share": round((after.stolen - before.stolen) / total, 4)}
+    usage = Usage()
+    usage.add(before, after)
+    return usage.shares()
+
+
+class Usage:
+    """Whose processor time it was while we measured, summed over blocks."""
+
+    def __init__(self) -> None:
+        self._total = self._others = self._stolen = 0.0
+
+    def add(self, before: Optional[Ticks], after: Optional[Ticks]) -> None:
+        """Count what happened between two readings."""
+        if before is not None and after is not None and after.total > before.total:
+            self._total += after.total - before.total
+            self._others += (after.busy - before.busy) - (after.own - before.own)
+            self._stolen += after.stolen - before.stolen
+
+    def shares(self) -> Dict[str, Optional[float]]:
+        """Shares (0–1) of all processor time that went to other processes and to other virtual machines; None where nothing is known."""
+        if not self._total:
+            return {"others_share": None, "stolen_share": None}
+        return {"others_share": round(min(max(self._others / self._total, 0.0), 1.0), 4), "stolen_share": round(self._stolen / self._total, 4)}
+
+
+def anonymous_bytes() -> Optional[int]:
+    """Resident memory of this process that no file backs (RssAnon): the runtime's tensors and unpacked weights, not the mapped file; None where unreadable."""
+    for line in (_read("/proc/self/status") or "").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def peak_rss_bytes() -> Optional[int]:

@@ -18,7 +18,7 @@ from edgepress.targets.local import interpreter as interpreter  # part of this m
 from edgepress.worker_pack import worker_bytes
 
 # A runtime's threads are those it is told; NumPy's own would compete with them.
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _FILES = ("model", "pixels", "tensors")
 _SIGNAL_HINTS = {"SIGILL": "this runtime was built for a newer processor; try another version of it",
                  "SIGKILL": "most likely the machine ran out of memory",
@@ -65,15 +65,15 @@ def opened(target: Union[str, Connection]) -> Iterator[Connection]:
 
 
 def _run_there(job: Dict[str, Any], connection: Connection, *, work: Path, folder: Path, timeout_seconds: float) -> Dict[str, Any]:
-    launcher = _launcher(connection, job["runtime"], folder)
+    launcher = launcher_of(connection, job["runtime"], folder)
     there = connection.make_folder(folder)
     try:
-        prepared = _prepare(job, work=work, there=there, connection=connection)
+        prepared = prepare_job(job, work=work, there=there, connection=connection)
         connection.write(json.dumps(prepared, indent=1).encode(), f"{there}/job.json")
         command = [*launcher, f"{there}/job.json", f"{there}/result.json"]
-        environment = {name: str(prepared.get("threads", 1)) for name in _THREAD_VARIABLES}
+        environment = {name: str(prepared.get("threads", 1)) for name in THREAD_VARIABLES}
         done = connection.run(command, environment=environment, timeout_seconds=timeout_seconds)
-        result = _read_result(connection, command, done, folder)
+        result = read_result(connection, command, done, folder)
         if result["status"] == "ok" and "output" in job:
             connection.pull(prepared["output"], work / job["output"])
             result["output"] = job["output"]
@@ -96,7 +96,7 @@ def _is_installed(runtime: str, connection: Optional[Connection]) -> bool:
     return True
 
 
-def _launcher(connection: Connection, runtime: str, folder: Path) -> List[str]:
+def launcher_of(connection: Connection, runtime: str, folder: Path) -> List[str]:
     """The start of the command line: worker.pyz, or this installation where the runtime needs the rest of edgepress."""
     python = connection.interpreter(runtime)
     if not load_runtime(runtime).PORTABLE:
@@ -107,7 +107,7 @@ def _launcher(connection: Connection, runtime: str, folder: Path) -> List[str]:
     return [python, connection.push(folder / "worker.pyz")]
 
 
-def _prepare(job: Dict[str, Any], *, work: Path, there: str, connection: Connection) -> Dict[str, Any]:
+def prepare_job(job: Dict[str, Any], *, work: Path, there: str, connection: Connection) -> Dict[str, Any]:
     """The job with every path as the target sees it, and with its digest."""
     prepared = {"schema": 1, "threads": 1, **job}
     for key in _FILES:
@@ -122,7 +122,7 @@ def _prepare(job: Dict[str, Any], *, work: Path, there: str, connection: Connect
     return prepared
 
 
-def _read_result(connection: Connection, command: List[str], done: Completed, folder: Path) -> Dict[str, Any]:
+def read_result(connection: Connection, command: List[str], done: Completed, folder: Path) -> Dict[str, Any]:
     if done.exit_code == 0:
         with contextlib.suppress(FileNotFoundError):
             connection.pull(command[-1], folder / "result.json")

@@ -1,6 +1,7 @@
 """Time an open file: random but seeded inputs, a warm-up until the time settles, then raw latencies."""
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Sequence, Tu
 import numpy as np
 
 from edgepress.feeding import feed_pixels
-from edgepress.host import interference, state_facts, ticks
+from edgepress.host import Usage, state_facts, ticks
 
 if TYPE_CHECKING:
     from edgepress.modelspec import ModelSpec
@@ -21,6 +22,7 @@ POOL_INPUTS = 16
 MAX_RUNS = 5_000  # of one job: more add megabytes to the record and nothing to the statistics
 SETTLED = 0.02  # two windows of warm-up runs whose medians differ by less are one level
 WINDOW_RUNS = 10
+REWARM = 0.1  # of a block's time at most: untimed runs at its start, one at least
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,58 @@ def prepare() -> None:
 
 
 def measure(session: Session, plan: Plan, *, spec: Optional[ModelSpec] = None) -> Dict[str, Any]:
-    """First run, warm-up and timed runs. One latency is: inputs handed over, inference, outputs read.
+    """First run, warm-up and timed runs in one go. One latency is: inputs handed over, inference, outputs read.
 
     Returns:
-        Raw "latencies_ms", "first_run_ms", "warmup_runs", the input shapes used, and how busy the machine was meanwhile.
+        What `Stopwatch.record` returns.
     """
-    pool = random_inputs(session.inputs, seed=plan.seed, spec=spec)
-    first_ns = _time_run(session, pool[0])
-    warmup_runs = warm_up(session, pool, seconds=plan.warmup_seconds)
-    state, before = state_facts(), ticks()
-    latencies_ns = timed_runs(session, pool, plan)
-    return {"latencies_ms": [round(ns / 1e6, 5) for ns in latencies_ns], "first_run_ms": round(first_ns / 1e6, 5), "warmup_runs": warmup_runs,
-            "input_shapes": [list(a.shape) for a in pool[0]], "inputs_bytes": sum(a.nbytes for arrays in pool for a in arrays),
-            "state": state, "state_after": state_facts(), **interference(before, ticks())}
+    watch = Stopwatch(session, plan, spec=spec)
+    watch.block(plan.min_seconds, plan.min_runs)
+    return watch.record()
+
+
+class Stopwatch:
+    """Times an open file block by block: first run and warm-up when made, then as many blocks as asked for.
+
+    Where other processes had their turn before a block, its first runs find cold caches: they are not timed.
+    """
+
+    def __init__(self, session: Session, plan: Plan, *, spec: Optional[ModelSpec] = None) -> None:
+        self._session, self._plan = session, plan
+        self._pool = random_inputs(session.inputs, seed=plan.seed, spec=spec)
+        self._first_ns = _time_run(session, self._pool[0])
+        self._warmup_runs = warm_up(session, self._pool, seconds=plan.warmup_seconds)
+        self._blocks: List[List[int]] = []
+        self._state, self._usage = state_facts(), Usage()
+
+    def block(self, seconds: float, runs: int) -> None:
+        """One block of at least that many seconds and timed runs, within what the plan allows."""
+        if self._blocks and self._blocks[-1][-1] < seconds * 1e9:
+            self._warmup_runs += warm_up(self._session, self._pool, seconds=REWARM * seconds / 5)
+        before = ticks()
+        plan = dataclasses.replace(self._plan, min_seconds=seconds, min_runs=runs)
+        self._blocks.append(timed_runs(self._session, self._pool, plan))
+        self._usage.add(before, ticks())
+
+    def record(self) -> Dict[str, Any]:
+        """Raw "latencies_ms" of all blocks, "block_runs", "first_run_ms", "warmup_runs", the input shapes used, and how busy the machine was meanwhile."""
+        shapes = [list(a.shape) for a in self._pool[0]]
+        return {"latencies_ms": [round(ns / 1e6, 5) for block in self._blocks for ns in block], "block_runs": [len(block) for block in self._blocks],
+                "first_run_ms": round(self._first_ns / 1e6, 5), "warmup_runs": self._warmup_runs, "timer_ns": timer_overhead_ns(),
+                "input_shapes": shapes, "inputs_bytes": sum(a.nbytes for arrays in self._pool for a in arrays),
+                "state": self._state, "state_after": state_facts(), **self._usage.shares()}
+
+
+class _Nothing:
+    """A session that does nothing: what is left is the loop's own time."""
+
+    def run(self, arrays: Any) -> None:
+        """Nothing."""
+
+
+def timer_overhead_ns() -> int:
+    """What the measuring loop itself adds to one latency: the median of timing nothing."""
+    return sorted(timed_runs(_Nothing(), [[]], Plan(min_runs=201, min_seconds=0.0, max_seconds=1.0)))[100]  # type: ignore[arg-type]
 
 
 def timed_runs(session: Session, pool: Sequence[Sequence[np.ndarray]], plan: Plan) -> List[int]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 
 from edgepress.artifact import digest_file, write_atomic
 from edgepress.errors import EdgepressError, ModelError, UnsupportedError, nearest
-from edgepress.host import host_facts, peak_rss_bytes
+from edgepress.host import anonymous_bytes, host_facts, peak_rss_bytes
 from edgepress.modelspec import ModelSpec, from_json
 from edgepress.runtimes import load_runtime
 
@@ -34,7 +34,10 @@ KEYS: Mapping[str, frozenset] = {
     "predict": frozenset(_COMMON | {"pixels", "images", "tensors", "output", "batch"}),
     "parity": frozenset(_COMMON | {"images", "pixels", "output", "seed"}),
     "benchmark": frozenset(_COMMON | {"min_runs", "min_seconds", "max_seconds", "warmup_seconds", "seed"}),
+    "interleave": frozenset({"schema", "job", "cases", "rounds", "block_seconds", "block_runs", "case_seconds", "seed"}),
 }
+_REQUIRED = {"health": ("runtime",), "interleave": ("cases", "rounds", "block_seconds", "block_runs", "case_seconds", "seed")}
+Talk = Callable[[str], List[str]]  # says where we are and waits for the next order
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -43,20 +46,24 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if len(given) != 2:
         sys.stderr.write("usage: worker.pyz JOB.json RESULT.json\n")
         return 2
+    if given[0] == "--serve":  # a child of an interleave job
+        from edgepress.interleave import serve
+
+        return serve(Path(given[1]))
     job_file, result_file = Path(given[0]), Path(given[1])
     result = run_file(job_file)
     write_atomic(result_file, (json.dumps(result, allow_nan=False, default=str) + "\n").encode())
     return 0
 
 
-def run_file(job_file: Path) -> Dict[str, Any]:
-    """The result of the job in a file; whatever goes wrong is in its status, reason and log."""
+def run_file(job_file: Path, *, talk: Optional[Talk] = None) -> Dict[str, Any]:
+    """The result of the job in a file; whatever goes wrong is in its status, reason and log. `talk`: a benchmark by turns (see interleave.py)."""
     result: Dict[str, Any] = {"schema": SCHEMA, "job": None, "status": "ok", "reason": None, "log": "", "runtime": {"name": None, "version": None},
                               "host": host_facts()}
     try:
         job = _read_job(job_file)
-        result.update(job=job["job"], runtime={"name": job["runtime"], "version": None})
-        _run_job(job, job_file.parent, result)
+        result.update(job=job["job"], runtime={"name": job.get("runtime"), "version": None})
+        _run_job(job, job_file.parent, result, talk)
     except UnsupportedError as error:
         result.update(status="unsupported", reason=str(error))
     except EdgepressError as error:
@@ -83,13 +90,18 @@ def _read_job(job_file: Path) -> Dict[str, Any]:
     for key in job:
         if key not in KEYS[job["job"]]:
             raise ModelError(f"a {job['job']} job has the unknown key {key!r}; {nearest(key, KEYS[job['job']])}")
-    for key in ("runtime",) if job["job"] == "health" else ("runtime", "model", "sha256", "threads"):
+    for key in _REQUIRED.get(job["job"], ("runtime", "model", "sha256", "threads")):
         if job.get(key) is None:
             raise ModelError(f"a {job['job']} job needs {key!r}")
     return job
 
 
-def _run_job(job: Dict[str, Any], folder: Path, result: Dict[str, Any]) -> None:
+def _run_job(job: Dict[str, Any], folder: Path, result: Dict[str, Any], talk: Optional[Talk]) -> None:
+    if job["job"] == "interleave":
+        from edgepress.interleave import run_interleaved
+
+        result.update(run_interleaved(job, folder))
+        return
     runtime = load_runtime(job["runtime"])
     started = time.perf_counter()
     reason = runtime.health_check()
@@ -102,8 +114,13 @@ def _run_job(job: Dict[str, Any], folder: Path, result: Dict[str, Any]) -> None:
 
         timing.prepare()  # so that the memory before loading is all that the benchmark itself takes
     if job["job"] != "health":
+        if talk:
+            talk("imported")
         session = _open(runtime, job, folder, result)
-        JOBS[job["job"]](session, job, folder, result)
+        if talk:
+            _by_turns(session, job, result, talk)
+        else:
+            JOBS[job["job"]](session, job, folder, result)
 
 
 def _open(runtime: Runtime, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> Session:
@@ -112,7 +129,7 @@ def _open(runtime: Runtime, job: Mapping[str, Any], folder: Path, result: Dict[s
     found = digest_file(path)
     if found != job["sha256"]:
         raise ModelError(f"{path} has sha256 {found}, the job is about {job['sha256']}", "the file changed or was damaged on its way; start again")
-    result["rss_before_load_bytes"] = peak_rss_bytes()
+    result["rss_before_load_bytes"], result["anonymous_before_bytes"] = peak_rss_bytes(), anonymous_bytes()
     started = time.perf_counter()
     try:
         session = runtime.open_model(str(path), threads=job["threads"], accelerator=job.get("accelerator"))
@@ -146,6 +163,19 @@ def _benchmark(session: Session, job: Mapping[str, Any], folder: Path, result: D
     result.update(measure(session, plan, spec=_spec(job)))
     result["rss_after_runs_bytes"] = peak_rss_bytes()
     _info(session, job, folder, result)
+
+
+def _by_turns(session: Session, job: Mapping[str, Any], result: Dict[str, Any], talk: Talk) -> None:
+    """A benchmark whose blocks are asked for one by one, while others measure in between."""
+    from edgepress.timing import Plan, Stopwatch
+
+    watch = Stopwatch(session, Plan(**{key: job[key] for key in ("max_seconds", "warmup_seconds", "seed") if key in job}), spec=_spec(job))
+    order = talk("ready")
+    while order[0] == "block":
+        watch.block(float(order[1]), int(order[2]))
+        order = talk("block")
+    result.update(watch.record(), rss_after_runs_bytes=peak_rss_bytes(), anonymous_after_bytes=anonymous_bytes())
+    _info(session, job, Path(), result)
 
 
 def _predict(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
