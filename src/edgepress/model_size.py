@@ -1,0 +1,59 @@
+"""How small a model file is, can be sent, and could be at best: gzip, xz, zstd, and the entropy of its weights."""
+from __future__ import annotations
+
+import lzma
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+from typing import Iterable, Iterator, Optional
+
+import numpy as np
+
+_BLOCK = 1 << 20
+
+
+def gzip_bytes(file: Path) -> int:
+    """Size after gzip -9: what a download of the file costs."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return sum(len(packer.compress(block)) for block in _blocks(file)) + len(packer.flush())
+
+
+def xz_bytes(file: Path) -> int:
+    """Size after xz -6: the best that the standard library does."""
+    packer = lzma.LZMACompressor()
+    return sum(len(packer.compress(block)) for block in _blocks(file)) + len(packer.flush())
+
+
+def zstd_bytes(file: Path) -> Optional[int]:
+    """Size after zstd -19, by Python 3.14's module, the zstandard package or the zstd program; None where none of them is there."""
+    for module in ("compression.zstd", "zstandard"):
+        try:
+            return len(__import__(module, fromlist=["compress"]).compress(file.read_bytes(), 19))
+        except ImportError:
+            continue
+    program = shutil.which("zstd")
+    if program is None:
+        return None
+    done = subprocess.run([program, "-19", "-c", "-q", str(file)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return len(done.stdout) if done.returncode == 0 else None
+
+
+def entropy_bytes(arrays: Iterable[np.ndarray]) -> int:
+    """Bytes that an ideal coder of single values needs for weights: their zeroth-order entropy, each tensor with its own code, without the code tables.
+
+    A coder that knows more than single values (order, other tensors) may do better; no coder of single values does (Shannon 1948).
+    """
+    bits = 0.0
+    for array in arrays:
+        flat = np.ascontiguousarray(array).reshape(-1)
+        if flat.size:
+            values = flat.view(f"u{flat.itemsize}") if flat.dtype.kind in "fV" and flat.itemsize in (1, 2, 4, 8) else flat
+            counts = np.unique(values, return_counts=True)[1].astype(np.float64)
+            bits += float(-(counts * np.log2(counts / flat.size)).sum())
+    return int(np.ceil(bits / 8))
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with open(file, "rb") as stream:
+        yield from iter(lambda: stream.read(_BLOCK), b"")
