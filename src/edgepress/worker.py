@@ -1,6 +1,6 @@
 """Run one job on one model file: JSON in, JSON out. `python worker.pyz JOB.json RESULT.json`; shipped to devices as worker.pyz.
 
-Job:    {"schema": 1, "job": "info" | "predict" | "parity" | "benchmark" | "end_to_end" | "sustained" | "health", "runtime", "model", "sha256", "threads", …}
+Job:    {"schema": 1, "job": "info" | "predict" | "parity" | "benchmark" | "end_to_end" | "sustained" | "energy" | "health", "runtime", "model", "sha256", "threads", …}
 Result: {"schema": 1, "job", "status": "ok" | "unsupported" | "failed", "reason", "log", "runtime": {"name", "version"}, "host", …}
 Paths in a job are relative to the job's own folder, or absolute. The exit code is 0 if a result was written, whatever it says.
 """
@@ -34,6 +34,9 @@ KEYS: Mapping[str, frozenset] = {
     "predict": frozenset(_COMMON | {"pixels", "images", "tensors", "output", "batch"}),
     "parity": frozenset(_COMMON | {"images", "pixels", "output", "seed"}),
     "benchmark": frozenset(_COMMON | {"min_runs", "min_seconds", "max_seconds", "warmup_seconds", "seed"}),
+    "end_to_end": frozenset(_COMMON | {"images", "min_runs", "min_seconds", "max_seconds"}),
+    "sustained": frozenset(_COMMON | {"seconds", "seed", "output"}),
+    "energy": frozenset(_COMMON | {"seconds", "seed"}),
     "interleave": frozenset({"schema", "job", "cases", "rounds", "block_seconds", "block_runs", "case_seconds", "seed"}),
 }
 _REQUIRED = {"health": ("runtime",), "interleave": ("cases", "rounds", "block_seconds", "block_runs", "case_seconds", "seed")}
@@ -157,10 +160,12 @@ def _info(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[s
 
 def _benchmark(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
     """Raw latencies and peak memory."""
-    from edgepress.timing import Plan, measure
+    from edgepress import power
+    from edgepress.timing import measure
 
-    plan = Plan(**{key: job[key] for key in ("min_runs", "min_seconds", "max_seconds", "warmup_seconds", "seed") if key in job})
-    result.update(measure(session, plan, spec=_spec(job)))
+    result["throttled"] = power.throttled()
+    result.update(measure(session, _plan(job), spec=_spec(job)))
+    result["throttled_after"] = power.throttled()
     result["rss_after_runs_bytes"] = peak_rss_bytes()
     _info(session, job, folder, result)
 
@@ -176,6 +181,41 @@ def _by_turns(session: Session, job: Mapping[str, Any], result: Dict[str, Any], 
         order = talk("block")
     result.update(watch.record(), rss_after_runs_bytes=peak_rss_bytes(), anonymous_after_bytes=anonymous_bytes())
     _info(session, job, Path(), result)
+
+
+def _plan(job: Mapping[str, Any]) -> Any:
+    from edgepress.timing import Plan
+
+    return Plan(**{key: job[key] for key in ("min_runs", "min_seconds", "max_seconds", "warmup_seconds", "seed") if key in job})
+
+
+def _end_to_end(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
+    """Raw times from the bytes of photos to scores, step by step."""
+    from edgepress import power, timing_device
+    from edgepress.preprocess import read_bytes
+
+    spec = _spec(job)
+    if spec is None or not job.get("images"):
+        raise ModelError("end to end needs photos and a ModelSpec", "put a model.json beside the file")
+    result["throttled"] = power.throttled()
+    result.update(timing_device.end_to_end(session, spec, [read_bytes(folder / name) for name in job["images"]], _plan(job)))
+    result["throttled_after"] = power.throttled()
+
+
+def _sustained(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
+    """Latency over time without a pause; the raw latencies are in the output file."""
+    from edgepress import timing_device
+
+    facts, raw = timing_device.sustained(session, seconds=job["seconds"], seed=job.get("seed", 0), spec=_spec(job))
+    _save(raw, folder / job["output"])
+    result.update(facts, output=job["output"])
+
+
+def _energy(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
+    """Joules per inference, or the reason why there are none."""
+    from edgepress import timing_device
+
+    result["energy"] = timing_device.energy(session, seconds=job["seconds"], seed=job.get("seed", 0), spec=_spec(job))
 
 
 def _predict(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
@@ -281,7 +321,9 @@ def _photo(path: Path, spec: ModelSpec) -> np.ndarray:
     return load_pixels(path, spec)
 
 
-JOBS: Mapping[str, Callable[[Any, Mapping[str, Any], Path, Dict[str, Any]], None]] = {"info": _info, "predict": _predict, "parity": _parity, "benchmark": _benchmark}
+JOBS: Mapping[str, Callable[[Any, Mapping[str, Any], Path, Dict[str, Any]], None]] = {
+        "info": _info, "predict": _predict, "parity": _parity, "benchmark": _benchmark,
+        "end_to_end": _end_to_end, "sustained": _sustained, "energy": _energy}
 
 if __name__ == "__main__":
     code = main()
