@@ -51,13 +51,18 @@ def find_spec(file: Path) -> Optional[ModelSpec]:
     """The ModelSpec of a file: the one inside, else `<file>.model.json` or `model.json` beside it; None if there is none.
 
     Raises:
-        ModelError: one of them is damaged.
+        ModelError: one of them, or the file, is damaged.
     """
     inside = extract_spec(file) if file.suffix.lower() in _KNOWN_SUFFIXES else None
     if inside is not None:
         return inside
     beside = (file.with_name(f"{file.name}.{SPEC_FILE}"), file.parent / SPEC_FILE)
-    return next((read_spec(path) for path in beside if path.is_file()), None)
+    found = next((read_spec(path) for path in beside if path.is_file()), None)
+    if found is None and file.suffix.lower() == ".tflite":
+        from edgepress import flatbuffer
+
+        flatbuffer.load_model_t(file)  # a truncated file has lost its spec: that is what is wrong with it
+    return found
 
 
 def associated_files(file: Path) -> List[str]:

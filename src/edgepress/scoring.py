@@ -121,7 +121,7 @@ def _ask(job: Dict[str, Any], work: Path, connection: Connection) -> Dict[str, A
     """
     result = run_job({**job, "job": "info"}, work=work, target=connection)
     if result["status"] != "ok":
-        raise UnsupportedError(f"{job['runtime']} does not open {job['model']}: {result['reason']}", "choose another --runtime")
+        raise UnsupportedError(result["reason"])
     return result
 
 
