@@ -101,7 +101,7 @@ def test_the_digest_of_a_run_ignores_how_long_it_took(tmp_path: Path) -> None:
     step = {"stage": "dataset", "variant": None, "runtime": None, "artifact": "dataset-1", "status": "ok", "seconds": 1.0}
     for name, seconds in (("a", 1.0), ("b", 2.0)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(json.dumps({"steps": [{**step, "seconds": seconds}]}))
+        (tmp_path / name / "run.json").write_text(json.dumps({"schema": 1, "recipe": {}, "steps": [{**step, "seconds": seconds}]}))
     assert pipeline.run_digest(tmp_path / "a") == pipeline.run_digest(tmp_path / "b")
 
 

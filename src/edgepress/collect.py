@@ -9,7 +9,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from edgepress.artifact import is_artifact, read_record, write_json
 from edgepress.errors import ArtifactError
-from edgepress.pipeline import RUN_FILE, SCHEMA
+from edgepress.pipeline import SCHEMA
+from edgepress.report_data import RUN_FILE, read_run_file
 from edgepress.recipe import Recipe
 
 HIDDEN = ".edgepress"  # where commands keep the artifact of a file that they put elsewhere
@@ -21,8 +22,6 @@ def collect_run(folder: Path) -> None:
     Raises:
         ArtifactError: not the folder of a run: no artifacts or no evaluation in it, or a run.json that is not ours.
     """
-    from edgepress.report_data import read_run_file
-
     file = folder / RUN_FILE
     if file.is_file() and "collected" not in read_run_file(folder):
         return

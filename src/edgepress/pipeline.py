@@ -19,9 +19,9 @@ from edgepress.child import TENSORFLOW, StageChild
 from edgepress.context import stage_context
 from edgepress.errors import ArtifactError, EdgepressError, UnsupportedError
 from edgepress.recipe import Recipe
+from edgepress.report_data import RUN_FILE, is_run, read_run_file
 from edgepress.stages import STAGES, Stage
 
-RUN_FILE = "run.json"
 SCHEMA = 1
 OFFLINE_SOURCES = ("digits",)
 TRUNK = ("dataset", "finetune", "prune", "convert")
@@ -141,21 +141,9 @@ def digest_input(path: Path, *, cache: Path) -> str:
     return source_digest(path, cache=cache)
 
 
-def read_run(folder: Path) -> Dict[str, Any]:
-    """The run.json of a run folder, or an ArtifactError."""
-    import json
-
-    try:
-        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{folder} is not the folder of a run: it has no {RUN_FILE}", "make one with `edgepress run photos/ -o " + str(folder) + "`") from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / RUN_FILE} cannot be read ({error})", "run `edgepress run` again") from error
-
-
 def run_digest(folder: Path) -> str:
     """Digest of a run: what its steps made, not how long they took."""
-    return digest_json([[s["stage"], s["variant"], s["runtime"], s["artifact"], s["status"]] for s in read_run(folder)["steps"]
+    return digest_json([[s["stage"], s["variant"], s["runtime"], s["artifact"], s["status"]] for s in read_run_file(folder)["steps"]
                         if s["stage"] not in ("report", "bundle")])
 
 
@@ -190,7 +178,7 @@ class Runner:
         if self.out.exists() and not self.out.is_dir():
             raise ArtifactError(f"{self.out} exists and is a file; accepted: a folder to make", "choose another -o")
         if self.out.is_dir() and any(".part-" not in p.name for p in self.out.iterdir()):  # parts: we were killed before the first line was written
-            ours = any(is_artifact(p) for p in self.out.iterdir()) or (self.out / RUN_FILE).is_file() and "recipe" in read_run(self.out)
+            ours = any(is_artifact(p) for p in self.out.iterdir()) or is_run(self.out)
             if not ours:
                 raise ArtifactError(f"{self.out} exists, is not empty and was not made by edgepress", "choose another -o, or empty the folder")
         self.out.mkdir(parents=True, exist_ok=True)

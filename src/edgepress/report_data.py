@@ -61,6 +61,14 @@ def read_run_file(folder: Path) -> Dict[str, Any]:
     return run
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `edgepress run` wrote a run.json there."""
+    try:
+        return bool(read_run_file(folder))
+    except ArtifactError:
+        return False
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
