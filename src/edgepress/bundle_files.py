@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from edgepress.artifact import RECORD, digest_file
+from edgepress.artifact import digest_file
 from edgepress.errors import ArtifactError, EdgepressError, JobError, ModelError, UnsupportedError, nearest
 from edgepress.modelspec import ModelSpec, read_spec
 
@@ -22,7 +22,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 WORKER = "worker.pyz"
-UNLISTED = (MANIFEST, RECORD)  # a manifest cannot list itself; artifact.json says when and where the bundle was made, and may be deleted
+UNLISTED = (MANIFEST, "model.sig")  # a manifest cannot list itself, nor the signature that is made after it (verify.SIGNATURE)
 UNKNOWN = "unknown"
 CONSTANT = 1e-6  # answers that differ by less over all photos do not depend on the photo
 TIMEOUT_SECONDS = 600
