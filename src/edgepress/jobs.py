@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from edgepress.artifact import digest_file
-from edgepress.errors import DatasetError, JobError, MissingDependencyError, UnsupportedError
+from edgepress.errors import ArtifactError, DatasetError, GateError, JobError, MissingDependencyError, UnsupportedError
 from edgepress.runtimes import load_runtime, runtimes_for
 from edgepress.targets import connect
 from edgepress.targets.base import Completed, Connection
@@ -19,7 +19,8 @@ from edgepress.worker_pack import worker_bytes
 
 # A runtime's threads are those it is told; NumPy's own would compete with them.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_FILES = ("model", "pixels", "tensors")
+_FILES = ("model", "pixels", "tensors", "archive", "key")
+_MENDABLE = {kind.__name__: kind for kind in (DatasetError, ArtifactError, GateError)}  # a photo or a bundle, not the process, is at fault
 _SIGNAL_HINTS = {"SIGILL": "this runtime was built for a newer processor; try another version of it",
                  "SIGKILL": "most likely the machine ran out of memory",
                  "SIGSEGV": "the runtime crashed on this file; try another runtime or version (`edgepress runtimes`)",
@@ -130,8 +131,8 @@ def read_result(connection: Connection, command: List[str], done: Completed, fol
     if result is None:
         what, hint = _death(done.exit_code)
         raise JobError(f"the worker {what} before it wrote a result", command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr, hint=hint)
-    if result.get("error") == DatasetError.__name__:
-        raise DatasetError(result["reason"], result["hint"])  # a photo, not the process, is at fault
+    if result.get("error") in _MENDABLE:
+        raise _MENDABLE[result["error"]](result["reason"], result["hint"])
     if result["status"] == "failed":
         raise JobError(result["reason"], hint=result.get("hint"), command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr + "\n" + result["log"])
     result["stderr"] = done.stderr[-4000:]

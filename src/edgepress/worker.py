@@ -37,9 +37,10 @@ KEYS: Mapping[str, frozenset] = {
     "end_to_end": frozenset(_COMMON | {"images", "min_runs", "min_seconds", "max_seconds"}),
     "sustained": frozenset(_COMMON | {"seconds", "seed", "output"}),
     "energy": frozenset(_COMMON | {"seconds", "seed"}),
-    "interleave": frozenset({"schema", "job", "cases", "rounds", "block_seconds", "block_runs", "case_seconds", "seed"}),
+    "release": frozenset({"schema", "job", "runtime", "action", "apps", "name", "release", "archive", "key", "keep", "threads"}),
+    "interleave": frozenset({"schema", "job", "cases", "blocks", "block_seconds", "block_runs", "case_seconds", "seed"}),
 }
-_REQUIRED = {"health": ("runtime",), "interleave": ("cases", "rounds", "block_seconds", "block_runs", "case_seconds", "seed")}
+_REQUIRED = {"health": ("runtime",), "release": ("action", "apps", "name"), "interleave": ("cases", "blocks", "block_seconds", "block_runs", "case_seconds", "seed")}
 Talk = Callable[[str], List[str]]  # says where we are and waits for the next order
 
 
@@ -104,6 +105,11 @@ def _run_job(job: Dict[str, Any], folder: Path, result: Dict[str, Any], talk: Op
         from edgepress.interleave import run_interleaved
 
         result.update(run_interleaved(job, folder))
+        return
+    if job["job"] == "release":
+        from edgepress.releases import run_action
+
+        result.update(run_action(job, folder))
         return
     runtime = load_runtime(job["runtime"])
     started = time.perf_counter()

@@ -17,10 +17,15 @@ from edgepress.targets.base import Completed
 NAME = "local"
 
 
+def home_folder() -> Path:
+    """$EDGEPRESS_HOME, or its default."""
+    home = os.environ.get("EDGEPRESS_HOME")
+    return Path(home) if home else Path.home() / ".local" / "share" / "edgepress"
+
+
 def runtime_folder(runtime: str) -> Path:
     """Where a runtime that cannot live beside edgepress has its own virtual environment: below $EDGEPRESS_HOME."""
-    home = os.environ.get("EDGEPRESS_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "share" / "edgepress") / "runtimes" / runtime
+    return home_folder() / "runtimes" / runtime
 
 
 def interpreter(runtime: str) -> str:
@@ -48,6 +53,11 @@ class LocalConnection:
     address = NAME
     measured_on = "real"
     interpreter = staticmethod(interpreter)
+
+    @property
+    def home(self) -> str:
+        """Folder of everything that is kept here."""
+        return os.path.abspath(home_folder())
 
     def probe(self) -> Dict[str, Any]:
         """Facts about this machine."""
