@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from emulated import emulated_pi as emulated_pi
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

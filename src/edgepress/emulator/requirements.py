@@ -1,0 +1,108 @@
+"""What this machine must have to play another one, and the exact command that brings what is missing."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List, Optional
+
+from edgepress.errors import UnsupportedError
+
+QEMU = "qemu-aarch64-static"
+# LiteRT 2.3 and onnxruntime >= 1.30 crash under QEMU 7.2 (Debian 12's own) and run under 10.0.
+QEMU_VERSION = (10, 0)
+# From this version on a user namespace has a binfmt_misc of its own.
+KERNEL_VERSION = (6, 7)
+_COMMANDS = {"unshare": "util-linux", "nsenter": "util-linux", "mount": "mount", "ip": "iproute2", "dpkg-deb": "dpkg", "tar": "tar", "ssh-keygen": "openssh-client",
+             "ssh": "openssh-client", "adb": "adb", "apt-get": "apt"}
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+_USABLE = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc",
+           "sh", "-c", "mount -t tmpfs none /mnt && mkdir /mnt/b && mount -t binfmt_misc none /mnt/b"]
+
+
+def find_command(name: str) -> str:
+    """Path of a command of this machine, /usr/sbin included.
+
+    Raises:
+        UnsupportedError: it is not installed.
+    """
+    path = shutil.which(name, path=_PATH)
+    if path is None:
+        package = _COMMANDS.get(name, "qemu-user-static" if name == QEMU else name)
+        raise UnsupportedError(f"the emulated device needs {name}, which is not installed here", f"install it with: {_install(package)}")
+    return path
+
+
+def require(*, network_services: bool = True) -> None:
+    """Check everything that starting needs.
+
+    Raises:
+        UnsupportedError: QEMU is missing or too old, a command is missing, or the kernel has no usable namespaces.
+    """
+    _require_qemu()
+    for command in _COMMANDS:
+        if network_services or command != "adb":
+            find_command(command)
+    _require_namespaces()
+
+
+def reason() -> Optional[str]:
+    """Why no device can be emulated here, with the fix; None where one can."""
+    try:
+        require()
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
+def qemu_version(path: str) -> List[int]:
+    """Version of a QEMU program as numbers; empty where it does not say."""
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"version (\d+)\.(\d+)", done.stdout)
+    return [int(number) for number in found.groups()] if found else []
+
+
+def _require_qemu() -> None:
+    path = find_command(QEMU)
+    version = qemu_version(path)
+    if tuple(version) < QEMU_VERSION:
+        written = ".".join(map(str, version)) or "of an unknown version"
+        raise UnsupportedError(f"{path} is {written}: LiteRT and onnxruntime crash under it; accepted: {'.'.join(map(str, QEMU_VERSION))} or newer",
+                               f"install it with: {_install('qemu-user-static')}")
+
+
+def _require_namespaces() -> None:
+    release = os.uname().release
+    numbers = tuple(int(n) for n in re.findall(r"\d+", release)[:2])
+    if numbers < KERNEL_VERSION:
+        raise UnsupportedError(f"Linux {release} has no binfmt_misc of its own per user namespace; accepted: {'.'.join(map(str, KERNEL_VERSION))} or newer", "boot a newer kernel")
+    done = subprocess.run(_USABLE, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnsupportedError(f"this kernel lets {_who()} make no private namespaces ({done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode})", _namespace_fix())
+
+
+def _namespace_fix() -> str:
+    """The switch that forbids it here, as a command."""
+    switches = (("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=10000"),
+                ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"),
+                ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"))
+    for path, value, fix in switches:
+        if Path(path).exists() and Path(path).read_text(encoding="ascii").strip() == value:
+            return f"allow it with: {fix}"
+    if not Path("/proc/config.gz").exists() and Path("/.dockerenv").exists():
+        return "start the container with: --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+    return "allow user namespaces on this machine (in a container: --security-opt seccomp=unconfined --security-opt systempaths=unconfined) and load binfmt_misc: sudo modprobe binfmt_misc"
+
+
+def _who() -> str:
+    return "root" if os.geteuid() == 0 else "an ordinary user"
+
+
+def _install(package: str) -> str:
+    """The command that installs a Debian package here: Debian 12 has a QEMU that is new enough in its backports only."""
+    release = Path("/etc/os-release").read_text(encoding="utf-8") if Path("/etc/os-release").exists() else ""
+    if "VERSION_CODENAME=bookworm" in release and package in ("qemu-user-static", "qemu-system-arm", "adb"):
+        return f"sudo apt-get install -t bookworm-backports {package}  (with bookworm-backports in the apt sources)"
+    return f"sudo apt-get install {package}"
