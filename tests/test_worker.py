@@ -18,7 +18,7 @@ from edgepress.worker_pack import MODULES, worker_bytes
 
 SOURCE = Path(worker.__file__).resolve().parent
 DATA = Path(__file__).resolve().parent / "data"
-ON_DEVICES = {"numpy", "PIL", "ai_edge_litert", "tflite_runtime", "onnxruntime"} | set(sys.stdlib_module_names)
+ON_DEVICES = {"numpy", "PIL", "ai_edge_litert", "tflite_runtime", "onnxruntime", "cryptography"} | set(sys.stdlib_module_names)
 NEWER_THAN_3_9 = {"tomllib", "zoneinfo._common"}
 
 

@@ -162,15 +162,26 @@ def _print_report(folder: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("photos", nargs=-1, required=True, type=FILE)
-@click.option("--model", required=True, type=FILE, help="model file, bundle, or folder that holds one")
+@click.option("--model", type=FILE, help="model file, bundle, or folder that holds one; on a --target: the app that is deployed there, unless given")
 @click.option("--runtime", default=None, help="runtime that executes the file")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="classes to show")
+@click.option("--target", default="local", help="where it runs: local, or a device by name or address  [default: local]")
+@click.option("--app", default=None, help="which of the apps that are deployed on the --target")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
-def predict(photos: Tuple[Path, ...], model: Path, runtime: Optional[str], top: int, as_json: bool) -> None:
-    """Say what is on a photo."""
+def predict(photos: Tuple[Path, ...], model: Optional[Path], runtime: Optional[str], top: int, target: str, app: Optional[str], as_json: bool) -> None:
+    """Say what is on a photo: here, or on a device."""
+    from edgepress.device_use import hold
     from edgepress.prediction import format_predictions, predict_photos
 
-    answers = predict_photos(model, photos, runtime=runtime, top=top)
+    if model is None and target == "local" and app is None:
+        raise click.UsageError("Missing option '--model' (or '--target' with a device on which a bundle is deployed).")
+    with hold(target) as connection:
+        if model is not None:
+            answers = predict_photos(model, photos, runtime=runtime, top=top, connection=connection)
+        else:
+            from edgepress.deploy import predict_there
+
+            answers = predict_there(photos, connection, name=app, target=target, top=top)
     click.echo(json.dumps(answers, indent=2, ensure_ascii=False) if as_json else format_predictions(answers))
 
 
@@ -236,6 +247,34 @@ def doctor(as_json: bool) -> None:
 
     findings = examine()
     click.echo(json.dumps([dataclasses.asdict(f) for f in findings], indent=2) if as_json else format_findings(findings))
+
+
+@cli.command()
+@click.argument("bundle", type=FILE)
+@click.option("--target", required=True, help="device by name or address; several with commas")
+@click.option("--name", default=None, help="name of the app there  [default: the bundle's own]")
+@click.option("--key", type=FILE, default=None, help="public key: the bundle must be signed with its private half; verified on the device")
+@click.option("--keep", type=click.IntRange(2), default=3, show_default=True, help="releases that stay on the device")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def deploy(bundle: Path, target: str, as_json: bool, **options: Any) -> None:
+    """Bring a bundle to a device: sent, unpacked and tested there, compared with this machine, then made current in one step, or not at all.
+
+    BUNDLE is the folder or the .zip that `edgepress bundle` writes. `edgepress device rollback` goes back to the release before.
+    """
+    import dataclasses
+
+    from edgepress.deploy import deploy as deploy_bundle
+    from edgepress.deploy import format_deployed
+    from edgepress.device_use import hold, on_each, split_targets
+
+    def bring(name: str) -> Any:
+        with hold(name) as connection:
+            return deploy_bundle(bundle, connection, target=name, **options)
+
+    with drawn_progress():
+        done = list(on_each(split_targets(target), bring).values())
+    documents = [dataclasses.asdict(one) for one in done]
+    click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False) if as_json else "\n".join(map(format_deployed, done)))
 
 
 cli.add_command(device)

@@ -234,3 +234,13 @@ def predict_there(photos: Tuple[Path, ...], connection: Connection, *, name: Opt
         return [{**answer, "photo": str(photo), "top": list(answer["top"]), "label": str(answer["label"])} for photo, answer in zip(photos, answers)]
     except (ValueError, TypeError, KeyError) as error:
         raise DeviceError(f"the answer of {app} is not what its program prints ({error}): {done.stdout.strip()[:200]!r}", "deploy the bundle again") from error
+
+
+def format_deployed(done: Deployed) -> str:
+    """What was deployed, for people, and what to type next."""
+    place = done.target + (" (an emulated device)" if done.measured_on == "emulated" else "")
+    before = f" (before: {done.previous[:12]}; `edgepress device rollback {done.target} {done.name}` goes back)" if done.previous else ""
+    return "\n".join([f"{done.name} on {place}: release {done.release[:12]} is current{before}",
+                      f"self-test and comparison with this machine passed in {done.runtime['name']} {done.runtime.get('version') or ''} ({len(done.parity['cases'])} photos, largest difference {done.parity['largest_difference']:.2g})"
+                      + (f"; signature verified there, key {done.signed[:12]}" if done.signed else ""),
+                      f"there:  {done.launcher} PHOTO", f"here:   edgepress predict PHOTO --target {done.target} --app {done.name}"])
