@@ -46,6 +46,8 @@ class StageChild:
         import dataclasses
 
         self.start()
+        if stage.tensorflow:
+            stage.prepare(out.parent / ".cache", **inputs, config=config)  # here, while the child is busy with its imports
         paths = {role: [str(p) for p in v] if isinstance(v, (list, tuple)) else v and str(v) for role, v in inputs.items()}
         with contextlib.suppress(BrokenPipeError):
             self._send.write(json.dumps({"stage": stage.name, "out": str(out), "inputs": paths, "config": dataclasses.asdict(config)}) + "\n")

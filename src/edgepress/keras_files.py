@@ -6,7 +6,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from edgepress import keras_safety
 from edgepress.artifact import digest_file
@@ -74,6 +74,25 @@ def load_network(path: Path, *, allow_unsafe: bool = False) -> Network:
         return of_model(saved, source=str(path))
     with reading(path):
         return of_model(_load_keras(path, allow_unsafe) if kind == "keras" else _load_h5(path, allow_unsafe), source=str(path))
+
+
+def peek(path: Path, *, allow_unsafe: bool = False) -> Optional[List[Any]]:
+    """What can be told of a file without TensorFlow, whose import takes seconds: whether it is whole and safe, and its input shape (None where only loading tells).
+
+    Raises:
+        UnsafeModelError, ModelError: as `load_model`.
+    """
+    kind = file_kind(path)
+    if kind == "saved_model":
+        return None
+    with reading(path):
+        config, version = read_keras_config(path) if kind == "keras" else read_h5_config(path)
+    if not allow_unsafe and not version.startswith("3"):
+        keras_safety.check_config(config, source=str(path))
+    layers = config.get("config", {}).get("layers", []) if isinstance(config.get("config"), dict) else []
+    first = layers[0].get("config", {}) if layers and isinstance(layers[0], dict) else {}
+    shape = first.get("batch_input_shape") or first.get("batch_shape")
+    return shape if isinstance(shape, list) else None
 
 
 def file_kind(path: Path) -> str:

@@ -201,13 +201,10 @@ class Runner:
                 self._step(step)
 
     def _trunk_call(self, stage: str, trunk: StageChild, workers: List[StageChild]) -> Callable[..., None]:
-        """How a trunk stage is run, if it must be: while one core imports TensorFlow, the other decodes photos and does the imports of what comes next."""
+        """How a trunk stage is run, if it must be: while one core imports TensorFlow, the other does the imports of what comes next."""
         def call(declared: Stage, out: Path, inputs: Inputs, config: Any) -> None:
-            trunk.start()
-            if declared.tensorflow:
-                declared.prepare(out.parent / ".cache", **inputs, config=config)
-                for child in workers:
-                    child.start()
+            for child in [trunk] + (workers if declared.tensorflow else []):
+                child.start()
             (trunk.call if declared.tensorflow else call_here)(declared, out, inputs, config)
 
         return call

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -263,3 +263,16 @@ def test_mlperf_tiny_resnet(shared_data: Any, tmp_path: Path) -> None:
 def test_mlperf_tiny_without_pictures(shared_data: Any, tmp_path: Path, name: str) -> None:
     record = convert(shared_data(f"weights/mlperf_tiny/{name}"), tmp_path / "out", input_type="float32")
     assert all(entry["parity"]["passed"] for entry in record["files"])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("config, file, said", [
+    ("ConvertConfig()", None, "nobody said what pictures"), ("ConvertConfig(normalization='0..1', labels='none.txt')", None, "cannot be read"), ("ConvertConfig(normalization='0..1')", 30_000, "damaged")])
+def test_what_is_wrong_is_said_before_tensorflow_is_imported(tmp_path: Path, shared_data, config: str, file: Optional[int], said: str) -> None:
+    model = tmp_path / "vww.h5"
+    model.write_bytes(shared_data("weights/mlperf_tiny/vww_96.h5").read_bytes()[:file])
+    code = (f"import sys\nfrom pathlib import Path\nfrom edgepress.recipe import ConvertConfig\nfrom edgepress.stages import STAGES\n"
+            f"try:\n    STAGES['convert'].prepare(Path({str(tmp_path)!r}), model=Path({str(model)!r}), config={config})\n"
+            f"except Exception as error:\n    print(error)\nprint('tensorflow' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert said in done.stdout and done.stdout.endswith("False\n")

@@ -59,6 +59,12 @@ def _checked(given: ModelSpec, network: Network, config: ConvertConfig) -> Model
     return given
 
 
+def unsaid(source: str) -> RecipeError:
+    """Nobody said how a model of the user's own wants its pictures."""
+    return RecipeError(f"nobody said what pictures {source} was trained on; accepted for --normalization: {_CHOICES}",
+                       "0..255 if the model normalises them itself; or pass --input-type float32 to convert it as it is")
+
+
 def _own_spec(network: Network, config: ConvertConfig, name: str) -> Tuple[Optional[ModelSpec], List[str]]:
     picture = len(network.input_shape) == 3 and network.input_shape[2] in (1, 3) and len(network.output_shape) == 1
     if not picture and config.input_type == "uint8":
@@ -66,8 +72,7 @@ def _own_spec(network: Network, config: ConvertConfig, name: str) -> Tuple[Optio
                           "pass --input-type float32: it is then converted as it is")
     if config.normalization is None or not picture:
         if config.input_type == "uint8":
-            raise RecipeError(f"nobody said what pictures {network.source} was trained on; accepted for --normalization: {_CHOICES}",
-                              "0..255 if the model normalises them itself; or pass --input-type float32 to convert it as it is")
+            raise unsaid(network.source)
         return None, ["no ModelSpec: " + ("nobody said how its pictures are normalised, if it takes pictures (--normalization)" if picture else "not a picture classifier")]
     labels, notes = _labels(network, config)
     scale, offset = NORMALIZATIONS[config.normalization]

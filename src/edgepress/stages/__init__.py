@@ -38,7 +38,7 @@ class Stage:
         return getattr(self._module(), self.name)
 
     def prepare(self, cache: Path, **arguments: Any) -> None:
-        """What of the stage's work can be done before TensorFlow is there (its module's `prepare`, where it has one)."""
+        """What of the stage's work can be done, or found impossible, before TensorFlow is there (its module's `prepare`, where it has one)."""
         prepare = getattr(self._module(), "prepare", None)
         if prepare:
             prepare(cache, **arguments)

@@ -11,11 +11,12 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from edgepress import flatbuffer, onnx_summary
 from edgepress.artifact import digest_file, model_file, write_atomic, write_json
 from edgepress.converters import onnx, parity, tflite
-from edgepress.converters.contract import Plan, make_plan
+from edgepress.converters.contract import Plan, make_plan, unsaid
 from edgepress.errors import ModelError, RecipeError
-from edgepress.keras_files import load_network
+from edgepress.keras_files import load_network, peek
 from edgepress.metadata import embed_spec
 from edgepress.modelspec import SPEC_FILE, ModelSpec, read_spec, to_json
+from edgepress.own_spec import read_labels
 from edgepress.progress import report_progress
 from edgepress.recipe import ConvertConfig
 from edgepress.tf import import_tensorflow
@@ -61,6 +62,16 @@ def convert(out: Path, *, model: Path, config: ConvertConfig) -> None:
     if failed:
         raise ModelError(f"converted files answer something else than {file} (largest difference {', '.join(failed)}; accepted: {parity.FAULT:g})",
                          "try --formats tflite or another --opset, and report the model")
+
+
+def prepare(cache: Path, *, model: Path, config: ConvertConfig) -> None:
+    """Whatever is wrong and can be told without TensorFlow: a damaged or unsafe file, labels that cannot be read, a normalisation that nobody said."""
+    file, given = find_source(model)
+    shape = peek(file, allow_unsafe=config.allow_unsafe)
+    if given is None and config.labels:
+        read_labels(Path(config.labels))
+    if given is None and config.normalization is None and config.input_type == "uint8" and shape is not None and len(shape) == 4 and shape[-1] in (1, 3):
+        raise unsaid(str(file))
 
 
 def find_source(model: Path) -> Tuple[Path, Optional[ModelSpec]]:
