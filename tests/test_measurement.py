@@ -11,7 +11,9 @@ import pytest
 
 from edgepress import measurement
 from edgepress.errors import ArtifactError, UnsupportedError
-from edgepress.measurement import Measurement, Round, from_json, median_interval, quantile, read_measurements, speedup, table, to_json
+from edgepress.measurement import Measurement, Round, from_json, quantile, read_measurements, to_json
+from edgepress.measurement_table import table
+from edgepress.ratios import speedup
 
 STEADY = tuple(1 + 0.0001 * i for i in range(60))
 
@@ -34,13 +36,6 @@ def test_quantiles_are_observed_values() -> None:
     assert quantile([7], 0.5) == 7
 
 
-@pytest.mark.parametrize(("count", "ranks"), [(5, None), (6, (1, 6)), (10, (2, 9)), (50, (18, 33)), (200, (86, 115)), (10_000, (4902, 5099))])
-def test_median_interval_by_order_statistics(count: int, ranks: Any) -> None:
-    """Ranks as tabulated for 95 % (Conover 1999); beyond 1,000 runs the normal approximation, one rank wide."""
-    found = median_interval(list(range(1, count + 1)))
-    assert found == ranks if count < 1000 else abs(found[0] - ranks[0]) <= 1 and abs(found[1] - ranks[1]) <= 1  # type: ignore[index]
-
-
 def test_high_quantiles_need_enough_runs() -> None:
     assert a_measurement(a_round(STEADY[:43])).p90_ms is None and a_measurement(a_round(STEADY[:44])).p90_ms is not None
     assert a_measurement(a_round((1.0,) * 458)).p99_ms is None and a_measurement(a_round((1.0,) * 459)).p99_ms == 1.0
@@ -53,14 +48,17 @@ def test_statistics_of_all_rounds() -> None:
 
 @pytest.mark.parametrize(("code", "doubtful"), [
     ("too_few_runs", a_measurement(a_round(STEADY[:20]), a_round(STEADY[:20]))),
-    ("spread", a_measurement(a_round((1.0, 1.5) * 30))),
+    ("spread", a_measurement(a_round(tuple(1 + 0.01 * i for i in range(60))))),
     ("drift", a_measurement(a_round(), a_round(tuple(1.1 * v for v in STEADY)))),
     ("busy", a_measurement(a_round(others_share=0.3))),
     ("busy", a_measurement(a_round(load_average=1.5))),
     ("stolen", a_measurement(a_round(stolen_share=0.05))),
     ("governor", a_measurement(host={"cpus": 2, "governor": "powersave"})),
     ("throttling", a_measurement(a_round(temperature_after_c=85.0))),
-    ("throttling", a_measurement(a_round(clock_mhz=2000.0, clock_after_mhz=1500.0))),
+    ("frequency", a_measurement(a_round(clock_mhz=2000.0, clock_after_mhz=1500.0))),
+    ("two_levels", a_measurement(a_round(tuple(v + 0.08 * (i % 4 == 0) for i, v in enumerate(STEADY))))),
+    ("timer", a_measurement(a_round(tuple(v / 1000 for v in STEADY), timer_ns=70))),
+    ("capped", a_measurement(settings={"min_runs": 50, "min_seconds": 2.0, "max_runs": 120})),
     ("known_slow", a_measurement(remark="such files are slow here")),
     ("no_delegate", a_measurement(details={"delegate": None, "operators": {"CONV_2D": 1}})),
 ])
@@ -89,6 +87,7 @@ def test_round_trip(tmp_path: Path) -> None:
     ({"rounds": [{"latencies_ms": [float("nan")]}]}, "positive numbers"),
     ({"rounds": [{"latencies_ms": [1.0]}]}, "not complete"),
     ({"rounds": 7}, "accepted: a list"),
+    ({"rounds": [{"latencies_ms": [1.0, 2.0], "block_runs": [1]}]}, "add up to its 2 latencies"),
 ])
 def test_strict_reading(change: dict, words: str) -> None:
     with pytest.raises(ArtifactError, match=words):

@@ -26,7 +26,7 @@ def run_interleaved(job: Mapping[str, Any], folder: Path) -> Dict[str, Any]:
     """Results of all cases, in their order: what a benchmark job gives, with the number of runs of each block in "block_runs".
 
     Args:
-        job: "cases": list of {"command": argv of a worker, "environment": {…}, "job": a benchmark job}; "rounds"; "block_seconds"; "block_runs" (fewest of a block); "case_seconds"
+        job: "cases": list of {"command": argv of a worker, "environment": {…}, "job": a benchmark job}; "blocks" (of each case); "block_seconds"; "block_runs" (fewest of a block); "case_seconds"
             (a case that has taken as long gets no further block: files too slow for all rounds); "seed".
     """
     cases = job["cases"]
@@ -36,7 +36,7 @@ def run_interleaved(job: Mapping[str, Any], folder: Path) -> Dict[str, Any]:
             child.wait(OPEN_SECONDS)
         for child in _shuffled(children, job["seed"]):
             child.ask("open", OPEN_SECONDS)
-        for number in range(job["rounds"]):
+        for number in range(job["blocks"]):
             for child in _shuffled(children, job["seed"] * 1000 + number + 1):
                 if not number or child.spent_seconds < job["case_seconds"]:
                     child.ask(f"block {job['block_seconds']} {job['block_runs']}", OPEN_SECONDS + 100 * job["block_seconds"])

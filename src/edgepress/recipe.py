@@ -125,9 +125,11 @@ class BenchmarkConfig:
 
     runtimes: Tuple[RuntimeName, ...] = option((), "runtimes to measure; default: every installed one that opens the file")
     threads: Tuple[int, ...] = option((), "thread counts; default: 1 and all cores", minimum=1, maximum=256)
-    min_runs: int = option(50, "fewest timed runs", minimum=1)
-    min_seconds: float = option(2.0, "shortest timed period", minimum=0.0)
-    max_seconds: float = option(10.0, "longest timed period, even if that means fewer runs", minimum=0.1)
+    effort: Literal["quick", "normal", "long"] = option("normal", "how long: quick (3 rounds of processes), normal (4 or more, until ratios are known to 1 %), long (at least 1,024 runs and 60 s)")
+    min_runs: Optional[int] = option(None, "fewest timed runs; default: 50, long 1024", minimum=1)
+    min_seconds: Optional[float] = option(None, "shortest timed period; default: quick 1.5, normal 2, long 60", minimum=0.0)
+    max_seconds: Optional[float] = option(None, "longest time for a file once its fewest rounds are done; default: quick 2, normal 10, long 600", minimum=0.1)
+    batch: Tuple[int, ...] = option((1,), "inputs per run, where the file leaves its batch open", minimum=1)
     warmup_seconds: float = option(0.2, "shortest warm-up", minimum=0.0)
     target: Tuple[str, ...] = option(("local",), "where files are measured: local, and devices by name or address, all at once")
 
@@ -211,7 +213,7 @@ class Recipe:
     quantize: QuantizeConfig = QuantizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     certify: CertifyConfig = CertifyConfig()
-    benchmark: BenchmarkConfig = BenchmarkConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig(effort="quick")  # many files: the time of a run is bounded
     report: ReportConfig = ReportConfig()
     bundle: BundleConfig = BundleConfig()
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from edgepress import statistics
-from edgepress.measurement import Measurement, speedup
+from edgepress.measurement import Measurement
+from edgepress.ratios import latency_ratio
 from edgepress.report_text import at_most, factor, milliseconds, percent, points, size
 
 
@@ -13,16 +13,9 @@ def latency_entry(measured: Measurement, base: Optional[Measurement]) -> Dict[st
     entry = {key: value for key, value in measured.summary().items() if key in ("median_ms", "min_ms", "p90_ms", "p99_ms", "runs", "median_interval_ms")}
     entry.update(speedup=None, speedup_interval=None, speedup_claimed=False)
     if base is not None and base is not measured:
-        ratio = speedup_interval(base, measured)
-        entry.update(speedup=speedup(base, measured), speedup_interval=ratio and list(ratio), speedup_claimed=bool(ratio and (ratio[0] > 1 or ratio[1] < 1)))
+        ratio = latency_ratio(base, measured).inverse()
+        entry.update(speedup=ratio.value, speedup_interval=[ratio.low, ratio.high], speedup_claimed=ratio.verdict != "can't tell")
     return entry
-
-
-def speedup_interval(slow: Measurement, fast: Measurement) -> Optional[Tuple[float, float]]:
-    """Interval of the ratio of medians: order statistics within each round, and the hull over the rounds, so that drift between them widens it."""
-    each = [statistics.median_ratio_interval(a.latencies_ms, b.latencies_ms) for a, b in zip(slow.rounds, fast.rounds)]
-    known = [interval for interval in each if interval]
-    return (min(low for low, _ in known), max(high for _, high in known)) if known and len(known) == len(each) else None
 
 
 def cost(row: Mapping[str, Any], kind: str) -> Optional[float]:

@@ -173,25 +173,42 @@ def quantile_ranks(count: int, share: float, *, confidence: float = 0.95) -> Opt
     """1-based ranks of the order statistics that enclose a quantile (distribution-free); None where `count` is too small."""
     _check_confidence(confidence)
     tail = (1 - confidence) / 2
-    low = next((r for r in range(int(count * share) + 1, 0, -1) if binomial_cdf(r - 1, count, share) <= tail), None)
-    high = next((r for r in range(max(1, int(count * share)), count + 1) if 1 - binomial_cdf(r - 1, count, share) <= tail), None)
-    return None if low is None or high is None else (low, high)
+    low = _last_rank(lambda rank: binomial_cdf(rank - 1, count, share) <= tail, count)
+    high = _last_rank(lambda rank: binomial_cdf(rank - 1, count, share) < 1 - tail, count) + 1
+    return None if low < 1 or high > count else (low, high)
 
 
-def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> Optional[Interval]:
-    """Order-statistic interval of the median; None below 6 values (at 95 %)."""
-    ranks = quantile_ranks(len(values), 0.5, confidence=confidence) if values else None
+def _last_rank(holds: Callable[[int], bool], count: int) -> int:
+    """The largest rank of 1 … `count` for which a condition holds that holds up to some rank; 0 where it holds for none."""
+    low, high = 0, count + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def quantile_interval(values: Sequence[float], share: float, *, confidence: float = 0.95) -> Optional[Interval]:
+    """Order-statistic interval of a quantile (Conover 1999, §3.2); None where there are too few values.
+
+    Assumes independent values; runs of one process are not quite, so it is a lower bound of the uncertainty.
+    """
+    ranks = quantile_ranks(len(values), share, confidence=confidence) if values else None
     if ranks is None:
         return None
     ordered = sorted(values)
     return ordered[ranks[0] - 1], ordered[ranks[1] - 1]
 
 
-def median_ratio_interval(numerator: Sequence[float], denominator: Sequence[float], *, confidence: float = 0.95) -> Optional[Interval]:
-    """Interval of median(numerator) / median(denominator), from both median intervals at half the error each (Bonferroni)."""
-    each = 1 - (1 - confidence) / 2
-    top, bottom = median_interval(numerator, confidence=each), median_interval(denominator, confidence=each)
-    return (top[0] / bottom[1], top[1] / bottom[0]) if top and bottom and bottom[0] > 0 else None
+def student_t_quantile(share: float, freedom: float) -> float:
+    """The quantile of Student's t with `freedom` degrees of freedom, for a share above one half."""
+    half = 2 * (1 - share)  # P(|T| > t) = I(ν / (ν + t²); ν/2, 1/2)
+    x = _bisect(lambda x: half - _incomplete_beta(freedom / 2, 0.5, x), 0.0, 1.0)
+    return math.sqrt(freedom * (1 - x) / x)
+
+
+def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> Optional[Interval]:
+    """Order-statistic interval of the median; None below 6 values (at 95 %)."""
+    return quantile_interval(values, 0.5, confidence=confidence)
 
 
 def expected_calibration_error(probabilities: Any, targets: Any, *, bins: int = 15) -> float:

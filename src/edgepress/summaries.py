@@ -58,8 +58,9 @@ def _certify(d: Mapping[str, Any]) -> List[str]:
 
 def _benchmark(d: Any) -> List[str]:
     from edgepress import measurement
+    from edgepress.measurement_table import table
 
-    return [measurement.table(measurement.load_records(d))]
+    return [table(measurement.load_records(d))]
 
 
 def _report(d: Mapping[str, Any]) -> List[str]:

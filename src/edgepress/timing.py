@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Sequence, Tu
 
 import numpy as np
 
+from edgepress.errors import UnsupportedError
 from edgepress.feeding import feed_pixels
 from edgepress.host import Usage, state_facts, ticks
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 POOL_BYTES = 2 << 20  # inputs kept ready; varied so that no value's luck is measured, few so that they do not push the weights out of the cache
 POOL_INPUTS = 16
-MAX_RUNS = 5_000  # of one job: more add megabytes to the record and nothing to the statistics
+MAX_RUNS = 5_000  # of one block: more add megabytes to the record and nothing to the statistics
 SETTLED = 0.02  # two windows of warm-up runs whose medians differ by less are one level
 WINDOW_RUNS = 10
 REWARM = 0.1  # of a block's time at most: untimed runs at its start, one at least
@@ -33,6 +34,8 @@ class Plan:
     min_seconds: float = 2.0
     max_seconds: float = 30.0
     warmup_seconds: float = 0.2
+    max_runs: int = MAX_RUNS
+    batch: int = 1  # where the file leaves it open
     seed: int = 0
 
 
@@ -61,7 +64,7 @@ class Stopwatch:
 
     def __init__(self, session: Session, plan: Plan, *, spec: Optional[ModelSpec] = None) -> None:
         self._session, self._plan = session, plan
-        self._pool = random_inputs(session.inputs, seed=plan.seed, spec=spec)
+        self._pool = random_inputs(session.inputs, seed=plan.seed, spec=spec, batch=plan.batch)
         self._first_ns = _time_run(session, self._pool[0])
         self._warmup_runs = warm_up(session, self._pool, seconds=plan.warmup_seconds)
         self._blocks: List[List[int]] = []
@@ -98,7 +101,7 @@ def timer_overhead_ns() -> int:
 
 
 def timed_runs(session: Session, pool: Sequence[Sequence[np.ndarray]], plan: Plan) -> List[int]:
-    """Latencies in nanoseconds: at least `min_runs` and `min_seconds`, at most `max_seconds` (but one run) or MAX_RUNS."""
+    """Latencies in nanoseconds: at least `min_runs` and `min_seconds`, at most `max_seconds` (but one run) or `max_runs`."""
     clock, run, size = time.perf_counter_ns, session.run, len(pool)
     latencies: List[int] = []
     gc.collect()
@@ -112,7 +115,7 @@ def timed_runs(session: Session, pool: Sequence[Sequence[np.ndarray]], plan: Pla
             run(arrays)
             end = clock()
             latencies.append(end - start)
-            if end >= latest or len(latencies) >= MAX_RUNS or (end >= soonest and len(latencies) >= plan.min_runs):
+            if end >= latest or len(latencies) >= plan.max_runs or (end >= soonest and len(latencies) >= plan.min_runs):
                 return latencies
     finally:
         gc.enable()
@@ -142,18 +145,25 @@ def _time_run(session: Session, arrays: Sequence[np.ndarray]) -> int:
     return time.perf_counter_ns() - start
 
 
-def random_inputs(infos: Sequence[TensorInfo], *, seed: int, spec: Optional[ModelSpec] = None) -> List[List[np.ndarray]]:
+def random_inputs(infos: Sequence[TensorInfo], *, seed: int, spec: Optional[ModelSpec] = None, batch: int = 1) -> List[List[np.ndarray]]:
     """A pool of inputs: random photos for a file with a spec, otherwise random numbers of each input's type."""
     random = np.random.default_rng(seed)
-    shapes = [concrete_shape(info, spec=spec) for info in infos]
+    shapes = [concrete_shape(info, spec=spec, batch=batch) for info in infos]
     one = sum(int(np.prod(shape, dtype=np.int64)) * _itemsize(info) for shape, info in zip(shapes, infos))
     count = max(2, min(POOL_INPUTS, POOL_BYTES // max(one, 1)))
     return [[_random_array(random, info, shape, spec if len(infos) == 1 else None) for info, shape in zip(infos, shapes)] for _ in range(count)]
 
 
-def concrete_shape(info: TensorInfo, *, spec: Optional[ModelSpec] = None) -> Tuple[int, ...]:
-    """The input's shape with its open dimensions filled in: one photo, of the spec's size or 224 pixels; 1 elsewhere."""
+def concrete_shape(info: TensorInfo, *, spec: Optional[ModelSpec] = None, batch: int = 1) -> Tuple[int, ...]:
+    """The input's shape with its open dimensions filled in: `batch` photos, of the spec's size or 224 pixels; 1 elsewhere.
+
+    Raises:
+        UnsupportedError: more than one wanted of a file whose first dimension is fixed.
+    """
     shape = list(info.shape)
+    if batch > 1 and (not shape or shape[0] not in (-1, batch)):
+        raise UnsupportedError(f"input {info.name} has the fixed shape {shape}; accepted for a batch of {batch}: an open first dimension", "convert it with --batch none")
+    shape[:1] = [batch] if shape[:1] == [-1] else shape[:1]
     if len(shape) == 4:
         high, wide = _spatial_axes(shape, spec)
         shape[high] = shape[high] if shape[high] != -1 else (spec.input_height if spec else 224)

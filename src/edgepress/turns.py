@@ -19,16 +19,16 @@ BYTES_PER_PROCESS = 400 << 20  # reserved for one open file: what does not fit i
 
 @dataclass(frozen=True)
 class Pace:
-    """One sitting: how many rounds, and how long each case's block is."""
+    """One round: how many blocks each case has, and how long one is."""
 
-    rounds: int
+    blocks: int
     block_seconds: float
     block_runs: int  # fewest timed runs of a block
     case_seconds: float  # a case that has taken as long gets no further block
 
 
 def measure_by_turns(jobs: Sequence[Dict[str, Any]], pace: Pace, *, seed: int, work: Path, connection: Connection) -> List[Dict[str, Any]]:
-    """One sitting: a fresh process per job, blocks of all of them in random order. What a case cannot do is in its result: status and reason.
+    """One round: a fresh process per job, blocks of all of them in random order. What a case cannot do is in its result: status and reason.
 
     Args:
         jobs: benchmark jobs (see `worker.py`), with absolute paths.
@@ -70,7 +70,7 @@ def _cases(jobs: Sequence[Dict[str, Any]], connection: Connection, *, folder: Pa
 
 
 def _run(cases: List[Dict[str, Any]], pace: Pace, *, seed: int, connection: Connection, folder: Path, there: str) -> List[Dict[str, Any]]:
-    job = {"schema": 1, "job": "interleave", "cases": cases, "rounds": pace.rounds, "block_seconds": pace.block_seconds, "block_runs": pace.block_runs,
+    job = {"schema": 1, "job": "interleave", "cases": cases, "blocks": pace.blocks, "block_seconds": pace.block_seconds, "block_runs": pace.block_runs,
            "case_seconds": pace.case_seconds, "seed": seed}
     connection.write(json.dumps(job, indent=1).encode(), f"{there}/job.json")
     command = [*cases[0]["command"], f"{there}/job.json", f"{there}/result.json"]

@@ -33,7 +33,7 @@ KEYS: Mapping[str, frozenset] = {
     "info": frozenset(_COMMON),
     "predict": frozenset(_COMMON | {"pixels", "images", "tensors", "output", "batch"}),
     "parity": frozenset(_COMMON | {"images", "pixels", "output", "seed"}),
-    "benchmark": frozenset(_COMMON | {"min_runs", "min_seconds", "max_seconds", "warmup_seconds", "seed"}),
+    "benchmark": frozenset(_COMMON | {"min_runs", "min_seconds", "max_seconds", "warmup_seconds", "max_runs", "batch", "seed"}),
     "end_to_end": frozenset(_COMMON | {"images", "min_runs", "min_seconds", "max_seconds"}),
     "sustained": frozenset(_COMMON | {"seconds", "seed", "output"}),
     "energy": frozenset(_COMMON | {"seconds", "seed"}),
@@ -180,7 +180,7 @@ def _by_turns(session: Session, job: Mapping[str, Any], result: Dict[str, Any], 
     """A benchmark whose blocks are asked for one by one, while others measure in between."""
     from edgepress.timing import Plan, Stopwatch
 
-    watch = Stopwatch(session, Plan(**{key: job[key] for key in ("max_seconds", "warmup_seconds", "seed") if key in job}), spec=_spec(job))
+    watch = Stopwatch(session, Plan(**{key: job[key] for key in ("max_seconds", "warmup_seconds", "max_runs", "batch", "seed") if key in job}), spec=_spec(job))
     order = talk("ready")
     while order[0] == "block":
         watch.block(float(order[1]), int(order[2]))

@@ -1,20 +1,25 @@
 """The benchmark stage on tiny files: a record for every combination, whatever happened to it."""
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, List
 
 import pytest
 
-from edgepress.errors import JobError, ModelError, UnsupportedError
+from edgepress import turns
+from edgepress.errors import ModelError, UnsupportedError
 from edgepress.measurement import Measurement, read_measurements
+from edgepress.ratios import latency_ratio
 from edgepress.recipe import BenchmarkConfig
 from edgepress.stages import benchmark as stage
+from edgepress.sitting import EFFORTS
 from edgepress.stages.benchmark import benchmark, gzip_size
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-QUICK = BenchmarkConfig(threads=(1,), runtimes=("litert",), min_runs=10, min_seconds=0.02, max_seconds=1.0, warmup_seconds=0.01)
+QUICK = BenchmarkConfig(threads=(1,), runtimes=("litert",), min_runs=10, min_seconds=0.02, max_seconds=1.0, warmup_seconds=0.01, effort="quick")
 
 
 def measure(out: Path, *files: Path, config: BenchmarkConfig = QUICK) -> List[Measurement]:
@@ -25,12 +30,12 @@ def measure(out: Path, *files: Path, config: BenchmarkConfig = QUICK) -> List[Me
 
 
 def test_every_file_runtime_and_thread_count_has_a_record(tmp_path: Path) -> None:
-    config = BenchmarkConfig(threads=(1, 2), runtimes=("litert", "onnxruntime"), min_runs=10, min_seconds=0.02, max_seconds=1.0, warmup_seconds=0.01)
+    config = BenchmarkConfig(threads=(1, 2), runtimes=("litert", "onnxruntime"), min_runs=10, min_seconds=0.02, max_seconds=1.0, warmup_seconds=0.01, effort="quick")
     records = measure(tmp_path / "out", DATA / "tiny_int8.tflite", DATA / "tiny_float.onnx", config=config)
     assert [(Path(m.file).name, m.runtime, m.threads) for m in records] == [
         ("tiny_int8.tflite", "litert", 1), ("tiny_int8.tflite", "litert", 2), ("tiny_float.onnx", "onnxruntime", 1), ("tiny_float.onnx", "onnxruntime", 2)]
     for m in records:
-        assert m.status == "ok" and len(m.rounds) == stage.ROUNDS and len(m.latencies_ms) >= 10 and m.runtime_version
+        assert m.status == "ok" and len(m.rounds) >= EFFORTS["quick"].rounds and len(m.latencies_ms) >= 10 and m.runtime_version
         assert m.input_shapes == ((1, 8, 8, 3),) and m.host["cpus"] and m.details["operators"] and m.settings["min_runs"] == 10
         assert m.size_bytes == Path(m.file).stat().st_size and 0 < m.gzip_bytes < m.size_bytes
 
@@ -38,13 +43,15 @@ def test_every_file_runtime_and_thread_count_has_a_record(tmp_path: Path) -> Non
 def test_what_does_not_run_has_a_reason_and_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "garbage.tflite").write_bytes(b"garbage" * 50)
     shutil.copy(DATA / "tiny_float.tflite", tmp_path / "crashes.tflite")
-    real = stage.run_job
+    real = turns._cases
 
-    def run_job(job: dict, **rest: Any) -> dict:
-        if "crashes" in job["model"]:
-            raise JobError("the worker was ended by SIGSEGV before it wrote a result")
-        return real(job, **rest)
-    monkeypatch.setattr(stage, "run_job", run_job)
+    def cases(jobs: Any, connection: Any, **places: Any) -> Any:
+        able, refused = real(jobs, connection, **places)
+        for case in able.values():
+            if "crashes" in case["job"]["model"]:
+                case["command"] = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+        return able, refused
+    monkeypatch.setattr(turns, "_cases", cases)
     bad, crashed, good = measure(tmp_path / "out", tmp_path / "garbage.tflite", tmp_path / "crashes.tflite", DATA / "tiny_float.tflite")
     assert (bad.status, crashed.status, good.status) == ("unsupported", "failed", "ok")
     assert "does not open" in bad.reason and "SIGSEGV" in crashed.reason and not bad.rounds
@@ -65,6 +72,21 @@ def test_what_the_profiles_know_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     refused, marked = measure(tmp_path / "out", DATA / "tiny_float.tflite", DATA / "tiny_int8.tflite")
     assert refused.status == "unsupported" and refused.reason == "it answers wrongly there" and not refused.rounds
     assert marked.status == "ok" and marked.remark == "it is slow there"
+
+
+def test_files_of_one_sitting_are_measured_by_turns(tmp_path: Path) -> None:
+    one, other = measure(tmp_path / "out", DATA / "tiny_int8.tflite", DATA / "tiny_float.tflite")
+    assert one.sitting and one.sitting == other.sitting and one.started
+    for m in (one, other):
+        assert all(len(r.block_runs) == m.settings["blocks"] and sum(r.block_runs) == len(r.latencies_ms) and r.timer_ns for r in m.rounds)
+        assert m.arena_bytes is not None and m.load_rss_bytes is not None
+    assert latency_ratio(one, other).paired
+
+
+def test_a_batch_needs_an_open_dimension(tmp_path: Path) -> None:
+    config = dataclasses.replace(QUICK, batch=(1, 3), runtimes=())
+    single, refused = measure(tmp_path / "out", DATA / "tiny_float.tflite", config=dataclasses.replace(config, runtimes=("litert",)))
+    assert single.status == "ok" and refused.status == "unsupported" and "open first dimension" in str(refused.reason)
 
 
 def test_too_slow_for_its_time_is_said(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (
           (_MODEL, Input("reference", "float file to compare with", flag="--reference"), replace(_IMAGES, optional=True)),
           needs=("ai-edge-litert", "onnxruntime", "numpy", "pillow")),
     Stage("benchmark", "Measure latency, memory and size.", recipe.BenchmarkConfig, (replace(_MODEL, many=True),),
-          needs=("ai-edge-litert", "onnxruntime", "numpy", "pillow")),
+          version=2, needs=("ai-edge-litert", "onnxruntime", "numpy", "pillow")),
     Stage("report", "Write one HTML page, JSON and Markdown about a run.", recipe.ReportConfig, (_RUN,)),
     Stage("bundle", "Pack the file that ships with everything it needs.", recipe.BundleConfig, (_RUN,)),
 )}

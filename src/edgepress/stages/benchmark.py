@@ -2,48 +2,21 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from edgepress import measurement, profiles
 from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
 from edgepress.device_use import LOCAL, hold, on_each
-from edgepress.errors import EdgepressError, JobError, ModelError
+from edgepress.errors import ModelError
 from edgepress.host import usable_cpus
-from edgepress.jobs import available_runtimes, run_job
-from edgepress.measurement import Measurement, Round
-from edgepress.progress import report_progress
+from edgepress.jobs import available_runtimes
+from edgepress.measurement import Measurement
 from edgepress.recipe import BenchmarkConfig
 from edgepress.runtimes import load_runtime, runtimes_for
+from edgepress.sitting import Case, measure_cases
 from edgepress.targets.base import Connection
-
-ROUNDS = 2  # every case is measured this many times, in another order each time, so that a disturbance does not hit one file alone
-SEED = 0
-
-
-@dataclass(frozen=True)
-class Case:
-    """One file in one runtime with one number of threads."""
-
-    file: Path
-    sha256: str
-    size_bytes: int
-    gzip_bytes: int
-    runtime: str
-    threads: int
-    verdict: str = "ok"  # ok | marked | refused: what is known about such a file in this runtime, and why
-    remark: Optional[str] = None
-    target: str = LOCAL
-    measured_on: str = "real"
-
-    def record(self, **facts: Any) -> Measurement:
-        """The measurement of this case."""
-        return Measurement(file=str(self.file), sha256=self.sha256, format=SUFFIXES[self.file.suffix.lower()], size_bytes=self.size_bytes,
-                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, remark=self.remark, target=self.target,
-                           measured_on=self.measured_on, **facts)
 
 
 def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: BenchmarkConfig) -> None:
@@ -63,14 +36,7 @@ def _on_target(target: str, files: Sequence[Path], config: BenchmarkConfig, *, w
     with hold(target) as connection:
         doubts: Dict[Tuple[Path, str], Optional[str]] = {}
         cases = [_checked(case, doubts, connection, work=work) for case in _cases(files, config, connection=connection, target=target)]
-        results: Dict[Case, List[Dict[str, Any]]] = {case: [] for case in cases}
-        for number in range(ROUNDS):
-            order = [case for case in cases if not results[case] or results[case][-1]["status"] == "ok"]
-            random.Random(SEED + number).shuffle(order)
-            for done, case in enumerate(order):
-                report_progress(f"measuring {len(cases)} combinations of file, runtime and threads" + ("" if target == LOCAL else f" on {target}"), done=(number + done / len(order)) / ROUNDS)
-                results[case].append(_measure(case, config, work=work, connection=connection))
-    return [_record(case, results[case], config) for case in cases]
+        return measure_cases(cases, config, connection=connection, work=work)
 
 
 def _checked(case: Case, doubts: Dict[Tuple[Path, str], Optional[str]], connection: Connection, *, work: Path) -> Case:
@@ -102,7 +68,7 @@ def _cases(paths: Sequence[Path], config: BenchmarkConfig, *, connection: Connec
         for file in _files(path):
             facts = {"target": target, "measured_on": connection.measured_on, "file": file, "sha256": digest_file(file), "size_bytes": file.stat().st_size, "gzip_bytes": gzip_size(file)}
             for runtime, (verdict, remark) in _verdicts(file, _runtimes(file, config.runtimes, connection)).items():
-                cases += [Case(**facts, runtime=runtime, threads=count, verdict=verdict, remark=remark) for count in threads]
+                cases += [Case(**facts, runtime=runtime, threads=count, batch=batch, verdict=verdict, remark=remark) for count in threads for batch in config.batch]
     return list(dict.fromkeys(cases))  # the same file may have been named twice
 
 
@@ -140,39 +106,3 @@ def gzip_size(file: Path) -> int:
     with open(file, "rb") as stream:
         size = sum(len(packer.compress(block)) for block in iter(lambda: stream.read(1 << 20), b""))
     return size + len(packer.flush())
-
-
-def _measure(case: Case, config: BenchmarkConfig, *, work: Path, connection: Connection) -> Dict[str, Any]:
-    """The worker's result of one round; a failure is a result too."""
-    if SUFFIXES[case.file.suffix.lower()] not in load_runtime(case.runtime).FORMATS:
-        return {"status": "unsupported", "reason": f"runtime {case.runtime} does not open {case.file.suffix} files"}
-    if case.verdict == "refused":
-        return {"status": "unsupported", "reason": case.remark}
-    job = {"job": "benchmark", "runtime": case.runtime, "model": str(case.file.resolve()), "sha256": case.sha256, "threads": case.threads,
-           "min_runs": -(-config.min_runs // ROUNDS), "min_seconds": config.min_seconds / ROUNDS, "max_seconds": config.max_seconds / ROUNDS,
-           "warmup_seconds": config.warmup_seconds, "seed": SEED}
-    try:
-        return run_job(job, work=work, target=connection, timeout_seconds=600 + config.max_seconds)
-    except JobError as error:
-        return {"status": "failed", "reason": error.reason}
-    except ModelError:
-        raise
-    except EdgepressError as error:
-        return {"status": "unsupported", "reason": str(error)}
-
-
-def _record(case: Case, results: Sequence[Dict[str, Any]], config: BenchmarkConfig) -> Measurement:
-    """The rounds of a case as one record; one round that is not ok decides."""
-    settings = {**{key: value for key, value in dataclasses.asdict(config).items() if key not in ("runtimes", "threads", "target")}, "rounds": ROUNDS, "seed": SEED}
-    last = results[-1]
-    facts: Dict[str, Any] = {"settings": settings, "host": last.get("host", {}), "runtime_version": last.get("runtime", {}).get("version")}
-    if last["status"] != "ok":
-        return case.record(status=last["status"], reason=last["reason"], **facts)
-    return case.record(**facts, details=last["details"], input_shapes=tuple(tuple(s) for s in last["input_shapes"]), rounds=tuple(map(_round, results)))
-
-
-def _round(result: Dict[str, Any]) -> Round:
-    state, after = result["state"], result["state_after"]
-    kept = {f.name: result[f.name] for f in dataclasses.fields(Round) if f.name in result and f.name != "latencies_ms"}
-    return Round(latencies_ms=tuple(result["latencies_ms"]), load_average=state["load_average"], temperature_c=state["temperature_c"],
-                 temperature_after_c=after["temperature_c"], clock_mhz=state["clock_mhz"], clock_after_mhz=after["clock_mhz"], **kept)
