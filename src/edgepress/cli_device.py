@@ -97,3 +97,18 @@ def rollback(target: str, app: Optional[str], as_json: bool) -> None:
     with drawn_progress(), hold(target) as connection:
         result = roll_back(connection, app, target=target)
     click.echo(json.dumps(result, indent=2) if as_json else f"{result['name']} on {target}: release {result['release'][:12]} is current again (was {result['previous'][:12]})")
+
+
+@device.command("app")
+@click.argument("platform", type=click.Choice(["android", "ios"]))
+@click.argument("bundle", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, help="new folder to make")
+def starter_app(platform: str, bundle: Path, out: Path) -> None:
+    """Write a starter app in Kotlin or Swift, filled from a bundle: model, sizes, labels, preprocessing, golden photos as its test.
+
+    It is not built here: its README says what was checked and what was not.
+    """
+    from edgepress.app_templates import make_app
+
+    make_app(bundle, platform, out)
+    click.echo(f"{out}: read its README.md first; nothing of it was built here")
