@@ -1,7 +1,6 @@
 """Statistics on reading, self-criticism and the strict file format of measurements."""
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 import pytest
 
 from edgepress import measurement
-from edgepress.errors import ArtifactError, UnsupportedError
+from edgepress.errors import ArtifactError
 from edgepress.measurement import Measurement, Round, from_json, quantile, read_measurements, to_json
 from edgepress.measurement_table import table
-from edgepress.ratios import speedup
 
 STEADY = tuple(1 + 0.0001 * i for i in range(60))
 
@@ -100,17 +98,6 @@ def test_what_is_no_list_of_measurements(tmp_path: Path) -> None:
     (tmp_path / measurement.FILE).write_text("{}")
     with pytest.raises(ArtifactError, match="not a list"):
         read_measurements(tmp_path)
-
-
-@pytest.mark.parametrize("change", [{"threads": 2}, {"target": "ssh://pi"}, {"measured_on": "emulated"}, {"host": {"cpu": "another"}}, {"input_shapes": ((1, 9),)}, {"rounds": ()}])
-def test_what_cannot_be_compared_is_not(change: dict) -> None:
-    with pytest.raises(UnsupportedError):
-        speedup(a_measurement(), dataclasses.replace(a_measurement(), **change))
-
-
-def test_speedup() -> None:
-    slow = a_measurement(a_round(tuple(2 * v for v in STEADY)), input_shapes=((1, 8, 8, 3),))
-    assert speedup(slow, a_measurement(a_round(), input_shapes=((1, 3, 8, 8),))) == pytest.approx(2)
 
 
 def test_table_tells_equal_names_apart_and_gives_reasons() -> None:
