@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterator, Optional
 
-from edgepress.emulator import packages
+from edgepress.emulator import bytecode, packages
 from edgepress.emulator.standins import STANDINS
 from edgepress.errors import UnsupportedError
 from edgepress.progress import report_progress
@@ -97,18 +97,20 @@ def _build(home: Path, folder: Path) -> None:
 
 
 def _fill(part: Path) -> None:
-    """Fetch and unpack; packages and wheels at the same time."""
+    """Fetch and unpack, all sources at the same time."""
     root = part / "root"
     root.mkdir(parents=True)
     report_progress(f"fetching Debian {SUITE} ({ARCHITECTURE}) and wheels for Python {PYTHON}")
     with ThreadPoolExecutor(max_workers=2) as pool:
         site = pool.submit(_fill_site, part / "wheels", part / "site")
+        python = pool.submit(bytecode.fetch_python, PYTHON, suite=SUITE, work=part / "python")
         debs = packages.download_packages(PACKAGES, suite=SUITE, architecture=ARCHITECTURE, work=part / "apt")
         packages.unpack_packages(debs, root)
         wheels = site.result()
     _finish(root, part / "site")
+    bytecode.compile_modules(root, (f"usr/lib/python{PYTHON}", _SITE), version=PYTHON, python=python.result())
     (part / "built.json").write_text(json.dumps({"suite": SUITE, "packages": [p.name for p in debs], "wheels": [w.name for w in wheels]}, indent=1), encoding="utf-8")
-    for name in ("apt", "wheels"):
+    for name in ("apt", "wheels", "python"):
         shutil.rmtree(part / name)
 
 
