@@ -272,6 +272,16 @@ def test_wrong_input_is_refused_before_anything_is_pushed(tmp_path: Path, change
     assert not phone.calls
 
 
+def test_the_command(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from edgepress.cli import cli
+
+    done = CliRunner().invoke(cli, ["device", "bench", "local", str(MODEL), "--runner", str(stand_in(tmp_path)), "--min-seconds", "0", "--threads", "1,2", "-o", str(tmp_path / "m.json")])
+    assert done.exit_code == 0 and "benchmark_model" in done.output, done.output
+    assert [r.threads for r in read_measurements(tmp_path / "m.json")] == [1, 2]
+
+
 @pytest.mark.device
 def test_on_the_emulated_device_over_adb(tmp_path: Path, emulated_pi: Any) -> None:
     from edgepress.targets import connect

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from edgepress import android_facts, benchmark_output
+from edgepress import android_facts, benchmark_output, bundle_files
 from edgepress.android_facts import Cores
 from edgepress.android_parity import check_answers
 from edgepress.artifact import digest_file
@@ -112,6 +112,13 @@ def run_benchmark_model(connection: Connection, runner: Path, model: Path, *, pl
         finally:
             connection.remove(there)
     return [_record(case, model, connection, plan, problem=problem or case.problem, facts=facts) for case in cases]
+
+
+def find_model(path: Path) -> Tuple[Path, Optional[Path]]:
+    """(model file, bundle folder or None) of a file or a bundle."""
+    if not path.is_dir():
+        return path, None
+    return path / bundle_files.read_manifest(path)["model"], path
 
 
 def _check_files(runner: Path, model: Path, plan: Plan, pinned: Optional[str]) -> str:

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 
-from edgepress.errors import GateError
+from edgepress.errors import GateError, UnsupportedError
 from edgepress.options import CommaList
 from edgepress.progress import drawn_progress
 
@@ -22,6 +22,76 @@ def device() -> None:
     edgepress device add ssh://pi@raspberrypi.local --name pi
     edgepress device check pi
     """
+
+
+def _profile_options(command: Any) -> Any:
+    """What says which device is meant where it is not at hand."""
+    for name, kind, text in (("--numpy", str, "NumPy version that the runtime will meet there"), ("--bits", int, "of its system, with --profile: 32 or 64"),
+                             ("--python", str, "version of its Python, with --profile"), ("--profile", str, "a kind of device instead of one: rpi3, rpi4, rpi5, zero2w, android")):
+        command = click.option(name, type=kind, help=text)(command)
+    return command
+
+
+@device.command()
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def probe(target: str, as_json: bool) -> None:
+    """Look at a device: processor, system, Pythons and what they have, clock, heat, power. Changes nothing there."""
+    from edgepress.device_probe import probe as probe_device
+    from edgepress.device_text import probe_text
+    from edgepress.device_use import hold
+
+    with hold(target) as connection:
+        facts = probe_device(connection)
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else probe_text(facts, target=target))
+
+
+@device.command()
+@click.argument("target", required=False)
+@_profile_options
+@click.option("--model", type=FILE, help="the file or bundle that is to run there")
+@click.option("--runtime", help="runtime that is to be used there; default: each that opens the model")
+@click.option("--runtime-version", "version", help="its version; default: the installed or else the locked one")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def check(target: Optional[str], model: Optional[Path], runtime: Optional[str], version: Optional[str], numpy: Optional[str], as_json: bool, **profile: Any) -> None:
+    """Say what will go wrong on a device before anything is sent there, and what can be installed with which commands.
+
+    TARGET is a device by name or address; or give --profile for one that is not at hand. Exit code 4 where there is a problem.
+    """
+    from edgepress.device_check import as_json as to_json
+    from edgepress.device_check import check as check_device
+    from edgepress.device_check import read_model
+    from edgepress.device_text import check_text, verdict
+
+    meant = _meant(target, numpy=numpy, **profile)
+    known = read_model(model) if model else None
+    findings = check_device(meant.facts, runtime=runtime, version=version, model=known, numpy=numpy)
+    problems = [finding for finding in findings if finding.level == "problem"]
+    document = {"target": meant.name, "passed": not problems, "findings": to_json(findings), "facts": meant.facts}
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else check_text(meant.facts, findings, target=meant.name, option=meant.option, address=meant.address))
+    if problems:
+        raise GateError(f"{verdict(findings)} of {meant.name}; the first: {problems[0].message}", problems[0].fix)
+
+
+@device.command()
+@click.argument("target", required=False)
+@_profile_options
+@click.option("--runtime", required=True, help="runtime to install there: litert, onnxruntime or tflite_runtime")
+@click.option("-o", "--out", type=FILE, required=True, help="folder for the wheels and their requirements.txt")
+def wheels(target: Optional[str], runtime: str, out: Path, numpy: Optional[str], **profile: Any) -> None:
+    """Download the wheels of a runtime for a device through pip, each checked against its hash, to install them there without a network."""
+    from edgepress.device_check import lock_for
+    from edgepress.locks import write_wheelhouse
+
+    lock = lock_for(_meant(target, numpy=numpy, **profile).facts, runtime)
+    files = write_wheelhouse(runtime, lock.python, lock.machine, out)
+    click.echo(f"{out}: {len(files)} wheels of {runtime} {lock.version} for Python {lock.python} on {lock.machine}, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB, and requirements.txt")
+
+
+def _meant(target: Optional[str], *, profile: Optional[str], **options: Any) -> Any:
+    from edgepress.device_check import look_at
+
+    return look_at(target, profile=profile, **options)
 
 
 @device.command()
@@ -64,8 +134,13 @@ def parity(target: str, model: Path, images: Tuple[Path, ...], as_json: bool, **
 @click.option("--energy", "energy_seconds", type=click.FloatRange(0.0), default=0.0, help="seconds at rest and at work in which power is read (Raspberry Pi 5)")
 @click.option("--cool-down", "cool_down_seconds", type=click.FloatRange(0.0), default=60.0, show_default=True, help="pause in seconds before a round that was throttled is repeated")
 @click.option("-o", "--out", type=FILE, help="file for the JSON document; raw latencies of --sustained go beside it")
+@click.option("--runner", type=FILE, help="measure with this program instead: Google's benchmark_model for the device (no Python is needed there)")
+@click.option("--runner-sha256", help="with --runner: what the program must be")
+@click.option("--cores", type=CommaList(str), default="all", show_default=True, help="with --runner: all, little, middle, big, by taskset")
+@click.option("--accelerator", help="with --runner: gpu or nnapi  [default: the CPU]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON document")
-def bench(target: str, model: Path, out: Optional[Path], as_json: bool, runtime: Optional[str], threads: Optional[Tuple[int, ...]], **options: Any) -> None:
+def bench(target: str, model: Path, out: Optional[Path], as_json: bool, runtime: Optional[str], threads: Optional[Tuple[int, ...]], runner: Optional[Path], runner_sha256: Optional[str],
+          cores: Tuple[str, ...], accelerator: Optional[str], **options: Any) -> None:
     """Measure one file on one device, after its answers have proved to be this machine's: threads, photo to answer, minutes without a pause, energy.
 
     Rounds during which the firmware throttled or the clock fell are marked, and repeated after a pause. An emulated device is not measured.
@@ -74,12 +149,34 @@ def bench(target: str, model: Path, out: Optional[Path], as_json: bool, runtime:
     from edgepress.device_bench import Plan, format_bench, measure_device
     from edgepress.device_use import hold
 
+    if runner:
+        _bench_with(runner, runner_sha256, target, model, out=out, as_json=as_json, plan={"threads": threads or (1,), "cores": cores, "accelerator": accelerator,
+                                                                                        "min_seconds": options["min_seconds"], "cool_down_seconds": options["cool_down_seconds"]})
+        return
     with drawn_progress(), hold(target) as connection:
         raw = out.with_suffix(".npy") if out and options["sustained_minutes"] else None
         document = measure_device(model, connection, Plan(threads=threads or (), **options), target=target, runtime=runtime, raw=raw)
     if out:
         write_json(out, document)
     click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else format_bench(document))
+
+
+def _bench_with(runner: Path, sha256: Optional[str], target: str, model: Path, *, out: Optional[Path], as_json: bool, plan: Dict[str, Any]) -> None:
+    from edgepress.android_benchmark import Plan, find_model, run_benchmark_model
+    from edgepress.artifact import write_atomic
+    from edgepress.device_use import hold
+    from edgepress.measurement import dump
+    from edgepress.measurement_table import table
+
+    file, bundle = find_model(model)
+    with drawn_progress(), hold(target) as connection:
+        records = run_benchmark_model(connection, runner, file, plan=Plan(**plan), bundle=bundle, runner_sha256=sha256)
+    text = dump(records)
+    if out:
+        write_atomic(out, text.encode())
+    click.echo(text if as_json else table(records), nl=not as_json)
+    if not any(record.status == "ok" for record in records):
+        raise UnsupportedError("nothing was measured", "the reasons stand in the table")
 
 
 @device.command()
