@@ -271,8 +271,9 @@ def _prune(app: Path, *, keep: int) -> List[str]:
 def _clean(app: Path) -> None:
     """Remove what a killed deploy left."""
     shutil.rmtree(app / INCOMING, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(app / f".{CURRENT}.new")
+    for path in (app / f".{CURRENT}.new", *app.glob(".*.part-*")):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 ACTIONS: Mapping[str, Callable[[Path, Mapping[str, Any], Path], Dict[str, Any]]] = {
