@@ -80,7 +80,7 @@ def check(target: Optional[str], model: Optional[Path], runtime: Optional[str], 
 @click.option("-o", "--out", type=FILE, required=True, help="folder for the wheels and their requirements.txt")
 def wheels(target: Optional[str], runtime: str, out: Path, numpy: Optional[str], **profile: Any) -> None:
     """Download the wheels of a runtime for a device through pip, each checked against its hash, to install them there without a network."""
-    from edgepress.device_check import lock_for
+    from edgepress.device_install import lock_for
     from edgepress.locks import write_wheelhouse
 
     lock = lock_for(_meant(target, numpy=numpy, **profile).facts, runtime)

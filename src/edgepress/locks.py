@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
+from edgepress.artifact import write_atomic
 from edgepress.errors import ArtifactError, JobError, MissingDependencyError, UnsupportedError
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -21,6 +22,7 @@ WHEELS = DATA / "wheels.json"  # {runtime: {version: {machine: {Python tag: olde
 DISTRIBUTIONS: Mapping[str, str] = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime", "tflite_runtime": "tflite-runtime"}
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 MACHINES = ("aarch64", "armv7l", "x86_64")
+REQUIREMENTS = "requirements.txt"  # the lock beside its wheels
 LEGACY = {(2, 5): "manylinux1", (2, 12): "manylinux2010", (2, 17): "manylinux2014"}
 
 
@@ -74,10 +76,11 @@ def lock_text(runtime: str, python: str, machine: str) -> str:
     python = ".".join(python.split(".")[:2])
     path = LOCKS / f"{runtime}-py{python}-{machine}.txt"
     if (runtime, python, machine) not in locked():
-        others = [f"Python {p} on {m}" for r, p, m in locked() if r == runtime]
-        if not others:
+        pythons, machines = ([lock[place] for lock in locked() if lock[0] == runtime] for place in (1, 2))
+        if not pythons:
             raise UnsupportedError(f"there are no locked wheels of runtime {runtime!r}; accepted: {', '.join(DISTRIBUTIONS)}")
-        raise UnsupportedError(f"{runtime} has no wheels for Python {python} on {machine}; accepted: {', '.join(others)}", _instead(python, machine))
+        raise UnsupportedError(f"{runtime} has no wheels for Python {python} on {machine}; accepted: Python {pythons[0]} to {pythons[-1]} on {', '.join(sorted(set(machines)))}",
+                               _instead(python, machine))
     return path.read_text(encoding="utf-8")
 
 
@@ -132,6 +135,13 @@ def download_wheels(runtime: str, python: str, machine: str, to: Path) -> List[P
             for pin in [pin for pin, path in found.items() if path is None]:
                 found[pin] = _accept(pin, Path(work), to)
     return [path for path in found.values() if path is not None]
+
+
+def write_wheelhouse(runtime: str, python: str, machine: str, to: Path) -> List[Path]:
+    """`download_wheels` with the lock beside them as requirements.txt: all that an offline installation needs."""
+    wheels = download_wheels(runtime, python, machine, to)
+    write_atomic(to / REQUIREMENTS, lock_text(runtime, python, machine).encode())
+    return wheels
 
 
 def _accept(pin: Pin, work: Path, to: Path) -> Path:
