@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import click
 
-from edgepress import __version__
+from edgepress import __version__, cli_benchmark
 from edgepress.cli_device import device
 from edgepress.errors import EdgepressError, GateError, UnsupportedError
 from edgepress.modelspec import NORMALIZATIONS
@@ -95,6 +95,8 @@ def _judge(stage: Stage, document: Any) -> None:
 
 for _stage in STAGES.values():
     cli.add_command(_stage_command(_stage))
+cli_benchmark.extend_benchmark(cli.commands["benchmark"])
+cli.add_command(cli_benchmark.compare)
 
 
 @cli.command()

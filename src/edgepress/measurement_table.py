@@ -17,7 +17,7 @@ def table(measurements: Sequence[Measurement]) -> str:
 
     The last column is the ratio of latencies to the first file with as many threads on the same target, and whether that is a difference.
     """
-    names = _names(measurements)
+    names = short_names(measurements)
     first: Dict[Tuple[str, int], Measurement] = {}
     rows: List[Tuple[str, ...]] = [HEADER]
     for m in measurements:
@@ -67,7 +67,7 @@ def against(first: Optional[Measurement], m: Measurement) -> str:
     return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {ratio.verdict}"
 
 
-def _names(measurements: Sequence[Measurement]) -> Dict[str, str]:
+def short_names(measurements: Sequence[Measurement]) -> Dict[str, str]:
     """File → as much of the end of its path as tells it from the others."""
     paths = {m.file: Path(m.file).parts for m in measurements}
     for parts in range(1, 10):

@@ -11,10 +11,10 @@ import random
 import statistics as stats
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, List, Literal, Mapping, Sequence, Tuple
+from typing import Any, Callable, List, Literal, Mapping, Optional, Sequence, Tuple
 
 from edgepress.errors import UnsupportedError
-from edgepress.measurement import Measurement
+from edgepress.measurement import Measurement, Round
 from edgepress.statistics import student_t_quantile
 
 Verdict = Literal["faster", "slower", "can't tell"]
@@ -82,13 +82,14 @@ def check_comparable(old: Measurement, new: Measurement, *, across_machines: boo
             ours, theirs = [sorted(s) for s in ours], [sorted(s) for s in theirs]
         if ours != theirs:
             raise UnsupportedError(f"{old.file} and {new.file} cannot be compared: {key} is {ours} and {theirs}", "measure both under the same conditions")
-    if not across_machines and _machine(old) != _machine(new):
-        raise UnsupportedError(f"{old.file} and {new.file} were measured on different processors ({_machine(old)} and {_machine(new)})", "measure both on one machine")
+    if not across_machines and machine_of(old) != machine_of(new):
+        raise UnsupportedError(f"{old.file} and {new.file} were measured on different processors ({machine_of(old)} and {machine_of(new)})", "measure both on one machine")
     if not old.median_ms or not new.median_ms:
         raise UnsupportedError(f"{(old if not old.median_ms else new).file} has no latencies to compare", "see its reason")
 
 
-def _machine(m: Measurement) -> str:
+def machine_of(m: Measurement) -> str:
+    """What tells one machine from another: the board or processor, and how many cores we may use."""
     return f"{m.host.get('board') or m.host.get('cpu')}, {m.host.get('cpus')} cores"
 
 
@@ -101,14 +102,27 @@ def own_half_width(m: Measurement) -> float:
     """Half of the 95 % interval of a measurement's typical latency, as a share: how repeatable it is."""
     values = [stats.mean(block) for block in _log_blocks(m)]
     _, error, freedom = _pooled(values, [0.0])
-    return math.exp(student_t_quantile(0.975, freedom) * error) - 1
+    return math.exp(_t(0.975, freedom) * error) - 1
+
+
+def rounds_ratio(old: Measurement, new: Measurement, value_of: Callable[[Round], Optional[float]], *, prior_spread: float, confidence: float = 0.95) -> Optional[Ratio]:
+    """Ratio of something each round has once (time to load, memory), with Welch's interval; None where a side does not know it.
+
+    Args:
+        prior_spread: how far rounds of one file usually lie apart in it (logarithmic standard deviation).
+    """
+    sides = [[v for r in m.rounds for v in [value_of(r)] if v] for m in (old, new)]
+    if not all(sides):
+        return None
+    parts = [_pooled([math.log(v) for v in side], [0.0], prior_spread) for side in sides]
+    return _welch(parts, drift=0.0, confidence=confidence, rounds=min(map(len, sides)))
 
 
 def _paired(old: Measurement, new: Measurement, confidence: float) -> Ratio:
     rounds = [[b - a for a, b in zip(x, y)] for x, y in zip(_log_blocks(old), _log_blocks(new))]
     centers = [stats.median(blocks) for blocks in rounds]
     center, error, freedom = _pooled(centers, [_bootstrap_error(blocks) for blocks in rounds])
-    return _ratio(center, student_t_quantile((1 + confidence) / 2, freedom) * error, paired=True, rounds=len(rounds))
+    return _ratio(center, _t((1 + confidence) / 2, freedom) * error, paired=True, rounds=len(rounds))
 
 
 def _unpaired(old: Measurement, new: Measurement, confidence: float) -> Ratio:
@@ -117,17 +131,31 @@ def _unpaired(old: Measurement, new: Measurement, confidence: float) -> Ratio:
     for blocks in (_log_blocks(old), _log_blocks(new)):
         inner = [1.2533 * stats.stdev(one) / math.sqrt(len(one)) if len(one) > 1 else 0.0 for one in blocks]
         parts.append(_pooled([stats.median(one) for one in blocks], inner))
-    variance = sum(error**2 for _, error, _ in parts) + 2 * SITTING_DRIFT**2
+    return _welch(parts, drift=SITTING_DRIFT, confidence=confidence, rounds=min(len(old.rounds), len(new.rounds)))
+
+
+def _welch(parts: Sequence[Tuple[float, float, float]], *, drift: float, confidence: float, rounds: int) -> Ratio:
+    variance = sum(error**2 for _, error, _ in parts) + 2 * drift**2
     freedom = variance**2 / sum(error**4 / freedom for _, error, freedom in parts)
-    half = student_t_quantile((1 + confidence) / 2, min(freedom, 1000.0)) * math.sqrt(variance)
-    return _ratio(parts[1][0] - parts[0][0], half, paired=False, rounds=min(len(old.rounds), len(new.rounds)))
+    half = _t((1 + confidence) / 2, freedom) * math.sqrt(variance)
+    return _ratio(parts[1][0] - parts[0][0], half, paired=False, rounds=rounds)
+
+
+def _t(share: float, freedom: float) -> float:
+    """Student's quantile with the degrees of freedom rounded down to a tenth: a thousand comparisons then share a few."""
+    return _t_of_tenths(share, min(int(10 * freedom), 10_000))
+
+
+@lru_cache(maxsize=None)
+def _t_of_tenths(share: float, tenths: int) -> float:
+    return student_t_quantile(share, tenths / 10)
 
 
 def _ratio(center: float, half: float, *, paired: bool, rounds: int) -> Ratio:
     return Ratio(math.exp(center), math.exp(center - half), math.exp(center + half), paired, rounds)
 
 
-def _pooled(values: Sequence[float], inner_errors: Sequence[float]) -> Tuple[float, float, float]:
+def _pooled(values: Sequence[float], inner_errors: Sequence[float], prior_spread: float = PRIOR_SPREAD) -> Tuple[float, float, float]:
     """Mean of the rounds' values, its standard error and degrees of freedom.
 
     With three or four rounds their own spread is a gamble: it is pooled with that of earlier files, as in a moderated t (Smyth 2004). It is never below what
@@ -136,7 +164,7 @@ def _pooled(values: Sequence[float], inner_errors: Sequence[float]) -> Tuple[flo
     own = len(values) - 1
     spread = stats.variance(values) if own else 0.0
     freedom = PRIOR_FREEDOM + own
-    pooled = (PRIOR_FREEDOM * PRIOR_SPREAD**2 + own * spread) / freedom
+    pooled = (PRIOR_FREEDOM * prior_spread**2 + own * spread) / freedom
     inner = math.sqrt(sum(e**2 for e in inner_errors)) / len(inner_errors)
     return stats.mean(values), max(math.sqrt(pooled / len(values)), inner), freedom
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -32,6 +33,12 @@ class Run:
         for step in self.steps:
             if step["stage"] == stage and step["artifact"] and step["status"] == "ok":
                 yield step, self.documents.get(step["artifact"], {})
+
+    @cached_property
+    def measurements(self) -> List[Tuple[Measurement, str]]:
+        """Every measurement with the place it stands in."""
+        return [(measurement.from_json(record, source=f"{step['artifact']}/{measurement.FILE}"), f"{step['artifact']}/{measurement.FILE}#{index}")
+                for step, documents in self.of("benchmark") for index, record in enumerate(documents.get(measurement.FILE, []))]
 
 
 def read_run(folder: Path) -> Run:
@@ -111,7 +118,7 @@ def comparison_rows(run: Run) -> List[Dict[str, Any]]:
         certificates[by_artifact.get(step["inputs"].get("model")) or _identity(certificate)] = (step, certificate)
         references.append(by_artifact.get(step["inputs"].get("reference")) or _identity(certificate["reference"]))
     reference = next((r for r in references if r in scored), references[0] if references else scored[0] if scored else None)
-    benchmarks = measurements(run)
+    benchmarks = run.measurements
     rows = [_row(step, document, _identity(document) == reference, certificates.get(_identity(document)), benchmarks) for step, document in evaluations]
     _add_latencies(rows, benchmarks, {key: _identity(certificate["reference"]) for key, (_, certificate) in certificates.items()})
     return sorted(rows, key=lambda row: not row["is_reference"])
@@ -140,12 +147,6 @@ def _row(step: Mapping[str, Any], document: Mapping[str, Any], is_reference: boo
     return row
 
 
-def measurements(run: Run) -> List[Tuple[Measurement, str]]:
-    """Every measurement with the place it stands in."""
-    return [(measurement.from_json(record, source=f"{step['artifact']}/{measurement.FILE}"), f"{step['artifact']}/{measurement.FILE}#{index}")
-            for step, documents in run.of("benchmark") for index, record in enumerate(documents.get(measurement.FILE, []))]
-
-
 def _add_latencies(rows: List[Dict[str, Any]], records: List[Tuple[Measurement, str]], certified_against: Mapping[Tuple[str, str], Tuple[str, str]]) -> None:
     """Latency by thread count, against the float file of the same format in the same runtime with the same threads; without a row of one, against the file of the certificate."""
     timed = {(m.sha256, m.runtime, m.threads): (m, source) for m, source in records if m.status == "ok" and m.rounds}
@@ -164,7 +165,7 @@ def _add_latencies(rows: List[Dict[str, Any]], records: List[Tuple[Measurement, 
 
 def environment(run: Run) -> Dict[str, Any]:
     """The machine and the versions of everything that had a part."""
-    measured = [m for m, _ in measurements(run)]
+    measured = [m for m, _ in run.measurements]
     hosts = [m.host for m in measured] + [d["evaluation.json"].get("host") for _, d in run.of("evaluate") if "evaluation.json" in d]
     versions: Dict[str, str] = {}
     for documents in run.documents.values():
@@ -179,7 +180,7 @@ def skipped(run: Run, rows: List[Dict[str, Any]]) -> List[Dict[str, str]]:
              for step in run.steps if step["status"] != "ok" and step["stage"] not in ("report", "bundle")]
     found += [{"name": f"evaluate {row['key']}", "status": row["status"], "reason": str(row["reason"])} for row in rows if row["status"] != "ok"]
     found += [{"name": f"benchmark {name_of(m.file)} in {m.runtime}, {m.threads} thread{'s' if m.threads > 1 else ''}", "status": m.status, "reason": str(m.reason)}
-              for m, _ in measurements(run) if m.status != "ok"]
+              for m, _ in run.measurements if m.status != "ok"]
     return found
 
 
@@ -211,7 +212,7 @@ def _words(warning: Any) -> str:
 def measurement_warnings(run: Run, rows: List[Dict[str, Any]]) -> Iterator[Tuple[str, str]]:
     """What measurements say against themselves, one line per kind: on a busy machine all of them say the same."""
     kinds: Dict[str, List[Tuple[str, str, str]]] = {}
-    for m, source in measurements(run):
+    for m, source in run.measurements:
         variant = next((row["variant"] for row in rows if row["sha256"] == m.sha256), name_of(m.file))
         for warning in m.warnings:
             kinds.setdefault(warning.code, []).append((f"{variant} in {m.runtime} with {m.threads} thread{'s' if m.threads > 1 else ''}: {warning.message}", warning.hint, source))

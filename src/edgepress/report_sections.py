@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 from edgepress import report_photos, report_plots as plots
 from edgepress.report_choice import cost
-from edgepress.report_data import Run, measurements
+from edgepress.report_data import Run
 from edgepress.report_text import points
 
 CLASS_ROWS = 20  # classes drawn one by one; of more, those that lost most
@@ -20,7 +20,7 @@ def latencies(report: Mapping[str, Any], run: Run, css_class: Callable[[Mapping[
     """Raw latencies by thread count."""
     rows = {(row["sha256"], row["runtime"]): row for row in report["rows"]}
     by_threads: Dict[int, List[plots.Strip]] = {}
-    for m, _ in measurements(run):
+    for m, _ in run.measurements:
         row = rows.get((m.sha256, m.runtime))
         if m.status == "ok" and row:
             by_threads.setdefault(m.threads, []).append(plots.Strip(f"{row['variant']} · {m.runtime}", m.latencies_ms, css_class(row)))

@@ -59,6 +59,7 @@ class Case:
     target: str = LOCAL
     measured_on: str = "real"
     batch: int = 1
+    role: str = ""  # tells two cases of one and the same file apart
 
     def record(self, **facts: Any) -> Measurement:
         """The measurement of this case."""

@@ -35,8 +35,8 @@ def _on_target(target: str, files: Sequence[Path], config: BenchmarkConfig, *, w
     """The records of one target, which is held meanwhile."""
     with hold(target) as connection:
         doubts: Dict[Tuple[Path, str], Optional[str]] = {}
-        cases = [_checked(case, doubts, connection, work=work) for case in _cases(files, config, connection=connection, target=target)]
-        return measure_cases(cases, config, connection=connection, work=work)
+        cases = [_checked(case, doubts, connection, work=work) for case in cases_of(files, config, connection=connection, target=target)]
+        return measurecases_of(cases, config, connection=connection, work=work)
 
 
 def _checked(case: Case, doubts: Dict[Tuple[Path, str], Optional[str]], connection: Connection, *, work: Path) -> Case:
@@ -55,7 +55,7 @@ def _checked(case: Case, doubts: Dict[Tuple[Path, str], Optional[str]], connecti
     return dataclasses.replace(case, verdict="refused" if doubts[pair] else "ok", remark=doubts[pair])  # "slow" is known of this machine, not of that one
 
 
-def _cases(paths: Sequence[Path], config: BenchmarkConfig, *, connection: Connection, target: str) -> List[Case]:
+def cases_of(paths: Sequence[Path], config: BenchmarkConfig, *, connection: Connection, target: str = LOCAL) -> List[Case]:
     """Every combination to measure, in the order of the table.
 
     Raises:
