@@ -9,7 +9,7 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional
 
 # Instruction-set extensions that decide which kernels a runtime picks.
-_TELLING_FLAGS = frozenset((
+TELLING_FLAGS = frozenset((
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_tile",
     "neon", "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "sve2", "sme", "vfpv4"))
 
@@ -121,7 +121,7 @@ def _cpu_facts() -> Dict[str, Any]:
             model = value
         elif key in ("flags", "Features"):
             flags.update(value.split())
-    return {"model": model, "flags": sorted(flags & _TELLING_FLAGS)}
+    return {"model": model, "flags": sorted(flags & TELLING_FLAGS)}
 
 
 def _memory_bytes() -> Optional[int]:

@@ -1,9 +1,13 @@
-"""What a target is: a module that connects to a place, and the connection it hands out."""
+"""What a target is: a module that connects to a place, the connection it hands out, and the transport below it."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Protocol, Sequence
+from typing import Any, Dict, Mapping, Optional, Protocol, Sequence
+
+from edgepress.errors import DeviceError
+
+RESULT_BYTES = 4 << 20  # what a worker may say; files of raw answers have a larger limit of their own
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Connection(Protocol):
 
         Raises:
             JobError: it did not end in time, or could not be started.
+            DeviceError: the connection ended first.
         """
 
-    def pull(self, path: str, to: Path) -> None:
+    def pull(self, path: str, to: Path, *, max_bytes: int = RESULT_BYTES) -> None:
         """Bring a file from there. What comes back from a device is not trusted: its size is limited.
 
         Raises:
@@ -55,10 +60,26 @@ class Connection(Protocol):
         """
 
     def remove(self, path: str) -> None:
-        """Remove a folder that `make_folder` made."""
+        """Remove a folder that `make_folder` made; quiet where the connection has ended (the next one removes it)."""
 
     def close(self) -> None:
         """End the connection."""
+
+
+class Transport(Protocol):
+    """How a program here talks to a shell there. `remote.open_remote` makes a Connection of it."""
+
+    address: str  # as the user wrote it
+    home: str  # our folder there: "~/…" or absolute
+
+    def argv(self, script: str) -> Sequence[str]:
+        """The command line that runs a POSIX-sh script there: its three streams connected, no terminal; it ends when the script does."""
+
+    def explain(self, exit_code: int, stderr: str) -> Optional[DeviceError]:
+        """What it means that the client ended without our end line; None where its message says nothing that we know."""
+
+    def close(self) -> None:
+        """Remove what the transport made on this machine."""
 
 
 class Target(Protocol):

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Mapping, Sequence
 
-from edgepress.errors import JobError, MissingDependencyError, UnsupportedError
+from edgepress.errors import DeviceError, JobError, MissingDependencyError, UnsupportedError
 from edgepress.host import host_facts
 from edgepress.runtimes import load_runtime
-from edgepress.targets.base import Completed
+from edgepress.targets.base import RESULT_BYTES, Completed
 
 NAME = "local"
 
@@ -87,8 +87,12 @@ class LocalConnection:
             raise JobError(f"the command cannot be started: {error.strerror} ({error.filename})", command=command) from error
         return Completed(done.returncode, done.stdout, done.stderr)
 
-    def pull(self, path: str, to: Path) -> None:
+    def pull(self, path: str, to: Path, *, max_bytes: int = RESULT_BYTES) -> None:
         """Copy, unless it is the same file."""
+        if not os.path.isfile(path):
+            raise DeviceError(f"{path} cannot be brought: there is no such file")
+        if os.path.getsize(path) > max_bytes:
+            raise DeviceError(f"{path} cannot be brought: it is larger than accepted ({max_bytes} bytes)")
         if os.path.abspath(path) != os.path.abspath(to):
             shutil.copyfile(path, to)
 

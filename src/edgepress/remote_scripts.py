@@ -1,0 +1,145 @@
+"""What runs on a device to keep our rules there: POSIX sh that dash, bash, mksh (Android), toybox and busybox understand, with the tools they all have."""
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Mapping, Sequence
+
+# "start-time" of a living process, empty for a dead one or a zombie: with it a process number cannot be mistaken for an older one's.
+_COMMON = """umask 077; set -f
+started() { sed -n '/) Z /!s/.*) //p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+alive() { [ -n "$2" ] && [ "$(started "$1")" = "$2" ]; }
+"""
+
+# Take the device: one symlink, made in one step with all that is said about its holder (boot, process, start time, who).
+# A dead holder's symlink is taken over, under a guard that only one can make; its job is ended and what it left is removed.
+_OPEN = """
+fail() { printf '\\nEDGEPRESS-FAIL {nonce} %s\\n' "$*"; exit 71; }
+{ mkdir -p {home} && cd {home} && mkdir -p store jobs; } || fail "cannot make the folder" {home}
+boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+mine="${boot:--} $$ $(started $$) "{who}
+held() { printf '\\nEDGEPRESS-HELD {nonce} %s\\n' "$*"; exit 75; }
+if ! ln -sn "$mine" lock 2>/dev/null; then
+  mkdir taking 2>/dev/null || { [ -d taking ] || fail "cannot write into" "$PWD"; find taking -mmin +1 -exec rmdir {} + 2>/dev/null; held "somebody who has just come"; }
+  set -- $(readlink lock)
+  if [ "$1" = "${boot:--}" ] && alive "$2" "$3"; then rmdir taking; shift 3; held "$*"; fi
+  rm -f lock; ln -sn "$mine" lock; took=$?; rmdir taking
+  [ $took = 0 ] || fail "cannot make a lock in" "$PWD"
+fi
+if read -r job since < running; then
+  if alive "$job" "$since"; then kill -TERM -- "-$job"; sleep 1; kill -KILL -- "-$job" "$job"; fi
+  rm -f running
+fi 2>/dev/null
+rm -rf jobs; mkdir jobs || fail "cannot write into" "$PWD"
+find store -name '*.part' -exec rm -f {} + 2>/dev/null
+session=; command -v setsid >/dev/null 2>&1 && session=setsid
+limit=; timeout -k 1 9 true >/dev/null 2>&1 && limit=timeout
+fact() { printf 'EDGEPRESS-FACT {nonce} %s\\n' "$*"; }
+printf '\\n'; fact home "$PWD"; fact session "$session"; fact limit "$limit"; fact emulated $(cat /etc/edgepress-emulated 2>/dev/null | head -c 40)
+printf 'EDGEPRESS-READY {nonce}\\n'
+while read -r line; do :; done
+[ "$(readlink lock)" != "$mine" ] || rm -f lock
+"""
+
+# Run one command: in a session of its own, stopped when our end of stdin closes; then the digests of what it left in its folders.
+_RUN = """
+cd {home} || exit 71
+exec 3<&0 </dev/null
+printf 'EDGEPRESS-BEGIN {nonce}\\n'
+printf 'EDGEPRESS-BEGIN {nonce}\\n' >&2
+{command} 3<&- &
+job=$!
+exec 2>/dev/null
+printf '%s %s\\n' "$job" "$(started $job)" > running
+( while read -r line <&3; do :; done; kill -TERM -- "-$job" "$job"; sleep 2; kill -KILL -- "-$job" "$job" ) >/dev/null &
+watch=$!
+wait "$job"; code=$?
+kill -KILL "$watch"
+kill -KILL -- "-$job"
+rm -f running
+left=$(find {folders} -type f -exec sha256sum {} + 2>/dev/null)
+printf '\\nEDGEPRESS-FILES {nonce}\\n%s\\n' "$left"
+printf 'EDGEPRESS-END {nonce} %s %s\\n' "$code" "$(printf '%s\\n' "$left" | sha256sum | cut -c1-64)"
+"""
+
+_QUICK = """
+printf 'EDGEPRESS-BEGIN {nonce}\\n'
+( {script} ); code=$?
+printf '\\nEDGEPRESS-END {nonce} %s -\\n' "$code"
+"""
+
+# Store stdin: never under the final name before its sha256 is right.
+_PUT = """mkdir -p {folder} && cat > {part} || { rm -f {part}; exit 73; }
+set -- $(sha256sum < {part})
+[ "$1" = {digest} ] || { rm -f {part}; exit 65; }
+mv -f {part} {path}"""
+
+_GET = """
+printf 'EDGEPRESS-BEGIN {nonce}\\n'
+if [ ! -f {path} ]; then code=66; elif [ "$(wc -c < {path})" -gt {most} ]; then code=69; else cat {path}; code=$?; fi
+printf '\\nEDGEPRESS-END {nonce} %s %s\\n' "$code" "$(sha256sum < {path} 2>/dev/null | cut -c1-64)"
+"""
+
+_HAS = '[ -f {path} ] && [ "$(sha256sum < {path} | cut -c1-64)" = {digest} ]'
+
+# Every Python that may have a runtime: our own environments first, then each python3 on PATH.
+_PYTHONS = """for python in runtimes/*/bin/python $(IFS=:; for d in $PATH; do echo "$d/python3"; done); do
+  [ -x "$python" ] && printf '%s %s\\n' "$python" "$("$python" -c {code} {modules} 2>/dev/null)"
+done; true"""
+_FIND = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n)])"
+
+_FACTS = """say() { printf '%s=%s\\n' "$1" "$(shift; "$@" 2>/dev/null | tr -d '\\000' | head -c 4000 | head -n 1)"; }
+say machine uname -m; say system uname -s; say release uname -r; say bits getconf LONG_BIT; say cpus nproc
+say memory sed -n 's/^MemTotal: *//p' /proc/meminfo; say board cat /proc/device-tree/model; say governor cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor
+say cpu sed -n -e 's/^model name[[:space:]]*: //p' -e 's/^Model[[:space:]]*: //p' /proc/cpuinfo
+say flags sed -n -e 's/^flags[[:space:]]*: //p' -e 's/^Features[[:space:]]*: //p' /proc/cpuinfo
+say python python3 -V; true"""
+
+
+def opening(*, home: str, nonce: str, who: str) -> str:
+    """Take the device and hold it until stdin ends."""
+    return _COMMON + _fill(_OPEN, home=_home(home), nonce=nonce, who=shlex.quote(who))
+
+
+def running(command: Sequence[str], environment: Mapping[str, str], *, home: str, nonce: str, prefix: Sequence[str], folders: Sequence[str]) -> str:
+    """Run a command with its environment; `prefix` puts it into a session of its own and limits its time."""
+    line = [*prefix, "env", "-u", "PYTHONPATH", "-u", "PYTHONHOME", "PYTHONUTF8=1", *(f"{name}={value}" for name, value in environment.items()), *command]
+    return _COMMON + _fill(_RUN, home=shlex.quote(home), nonce=nonce, command=shlex.join(line), folders=shlex.join(folders or ["/dev/null"]))
+
+
+def quick(script: str, *, home: str, nonce: str) -> str:
+    """A short script in our folder there."""
+    return f"umask 077; cd {shlex.quote(home)} || exit 71" + _fill(_QUICK, script=script, nonce=nonce)
+
+
+def putting(path: str, *, digest: str, part: str, home: str, nonce: str) -> str:
+    """Store stdin at a path."""
+    return quick(_fill(_PUT, path=shlex.quote(path), folder=shlex.quote(path.rpartition("/")[0]), part=shlex.quote(part), digest=digest), home=home, nonce=nonce)
+
+
+def getting(path: str, *, most: int, nonce: str) -> str:
+    """The bytes of a file, unless they are too many."""
+    return _fill(_GET, path=shlex.quote(path), most=str(most), nonce=nonce)
+
+
+def has(path: str, *, digest: str) -> str:
+    """Whether a file has these bytes, now."""
+    return _fill(_HAS, path=shlex.quote(path), digest=digest)
+
+
+def pythons(modules: Sequence[str]) -> str:
+    """Each Python there and which of the modules it has."""
+    return _fill(_PYTHONS, code=shlex.quote(_FIND), modules=shlex.join(modules))
+
+
+def facts() -> str:
+    """What machine it is, as lines `name=value`."""
+    return _FACTS
+
+
+def _home(home: str) -> str:
+    return '"$HOME"/' + shlex.quote(home[2:]) if home.startswith("~/") else shlex.quote(home)
+
+
+def _fill(template: str, **values: str) -> str:
+    return re.sub(r"\{([a-z]+)\}", lambda match: values[match[1]], template)
