@@ -209,3 +209,46 @@ def starter_app(platform: str, bundle: Path, out: Path) -> None:
 
     make_app(bundle, platform, out)
     click.echo(f"{out}: read its README.md first; nothing of it was built here")
+
+
+@device.command()
+@click.argument("source", metavar="[BUNDLE|RUN]", type=FILE, required=False)
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to serve at; 0.0.0.0 for phones on the same network")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="port; default: any that is free")
+@click.option("--https", is_flag=True, help="with a certificate made for this once: phones then lend camera, threads and WebGPU, after a warning")
+@click.option("-o", "--out", type=FILE, help="folder for measurements.json  [default: <source>-browser]")
+@click.option("--once", is_flag=True, help="end after the first result")
+@click.option("--install", is_flag=True, help="get the runtimes for browsers first, by npm")
+@click.option("--json", "as_json", is_flag=True, help="print the measurements as JSON at the end")
+def serve(source: Optional[Path], host: str, port: int, https: bool, out: Optional[Path], once: bool, install: bool, as_json: bool) -> None:
+    """Measure on any phone, by a page in its browser: prints an address and a QR code, and collects what the page measures.
+
+    The page checks the answers on golden photos, measures, shows the table and classifies what the camera sees. Ctrl-C ends it.
+    """
+    from edgepress.browser.packages import install_packages
+    from edgepress.browser.terminal import serve_here
+
+    with drawn_progress():
+        if install:
+            install_packages()
+        if source is None:
+            if not install:
+                raise UnsupportedError("nothing to serve was given", "edgepress device serve BUNDLE")
+            return
+    found = serve_here(source, host=host, port=port, https=https, out=out, once=once)
+    if as_json:
+        from edgepress.measurement import dump
+
+        click.echo(dump(found), nl=False)
+
+
+@device.command()
+@click.argument("source", metavar="BUNDLE|RUN", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, help="new folder to make")
+def webapp(source: Path, out: Path) -> None:
+    """Write the page as a folder for any web server: checks, measures and classifies in the browser; installable, and works offline."""
+    from edgepress.browser.static import write_web_app
+
+    with drawn_progress():
+        made = write_web_app(source, out)
+    click.echo(f"{out}: {made['files']} files, {made['size_bytes'] / 1e6:.1f} MB, with {', '.join(made['models'])}. Put it on a web server with https; to try it here: python -m http.server -d {out} --bind 127.0.0.1")
