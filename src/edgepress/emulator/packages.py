@@ -7,7 +7,7 @@ import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 from edgepress.emulator.requirements import find_command
 from edgepress.errors import JobError, UnsupportedError
@@ -59,20 +59,21 @@ def download_packages(names: Sequence[str], *, suite: str, architecture: str, wo
     return sorted((work / "cache" / "archives").glob("*.deb"))
 
 
-def unpack_packages(packages: Sequence[Path], root: Path) -> None:
-    """Unpack .deb files below `root` without running their scripts, documentation left out."""
+def unpack_packages(packages: Sequence[Path], root: Path, *, only: Optional[str] = None) -> None:
+    """Unpack .deb files (or what matches `only`) below `root` without running their scripts, documentation left out."""
     for folder in ("bin", "sbin", "lib"):
         (root / "usr" / folder).mkdir(parents=True, exist_ok=True)
         if not (root / folder).is_symlink():
             (root / folder).symlink_to(f"usr/{folder}")
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(lambda package: _unpack(package, root), packages))
+        list(pool.map(lambda package: _unpack(package, root, only), packages))
 
 
-def _unpack(package: Path, root: Path) -> None:
+def _unpack(package: Path, root: Path, only: Optional[str]) -> None:
+    chosen = ["--wildcards", only] if only else []
     excluded = [f"--exclude={pattern}" for pattern in _NOT_NEEDED]
     with subprocess.Popen([find_command("dpkg-deb"), "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
-        _run([find_command("tar"), "-C", str(root), *excluded, "-x", "--keep-directory-symlink", "--no-same-owner", "--no-same-permissions"], stdin=archive.stdout)
+        _run([find_command("tar"), "-C", str(root), *excluded, "-x", "--keep-directory-symlink", "--no-same-owner", "--no-same-permissions", *chosen], stdin=archive.stdout)
     if archive.returncode:
         raise JobError(f"{package.name} cannot be unpacked", hint="it is damaged; try again")
 

@@ -11,12 +11,14 @@ from typing import List, Optional
 from edgepress.errors import UnsupportedError
 
 QEMU = "qemu-aarch64-static"
+QEMU_SYSTEM = "qemu-system-aarch64"
 # LiteRT 2.3 and onnxruntime >= 1.30 crash under QEMU 7.2 (Debian 12's own) and run under 10.0.
 QEMU_VERSION = (10, 0)
 # From this version on a user namespace has a binfmt_misc of its own.
 KERNEL_VERSION = (6, 7)
 _COMMANDS = {"unshare": "util-linux", "nsenter": "util-linux", "mount": "mount", "ip": "iproute2", "dpkg-deb": "dpkg", "tar": "tar", "ssh-keygen": "openssh-client",
              "ssh": "openssh-client", "adb": "adb", "apt-get": "apt"}
+_PACKAGES = {**_COMMANDS, QEMU: "qemu-user-static", QEMU_SYSTEM: "qemu-system-arm"}
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _USABLE = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc",
            "sh", "-c", "mount -t tmpfs none /mnt && mkdir /mnt/b && mount -t binfmt_misc none /mnt/b"]
@@ -30,8 +32,7 @@ def find_command(name: str) -> str:
     """
     path = shutil.which(name, path=_PATH)
     if path is None:
-        package = _COMMANDS.get(name, "qemu-user-static" if name == QEMU else name)
-        raise UnsupportedError(f"the emulated device needs {name}, which is not installed here", f"install it with: {_install(package)}")
+        raise UnsupportedError(f"the emulated device needs {name}, which is not installed here", f"install it with: {_install(_PACKAGES.get(name, name))}")
     return path
 
 
@@ -41,7 +42,7 @@ def require(*, network_services: bool = True) -> None:
     Raises:
         UnsupportedError: QEMU is missing or too old, a command is missing, or the kernel has no usable namespaces.
     """
-    _require_qemu()
+    _require_qemu(QEMU)
     for command in _COMMANDS:
         if network_services or command != "adb":
             find_command(command)
@@ -64,13 +65,23 @@ def qemu_version(path: str) -> List[int]:
     return [int(number) for number in found.groups()] if found else []
 
 
-def _require_qemu() -> None:
-    path = find_command(QEMU)
+def require_counting() -> str:
+    """Path of the QEMU that counts instructions.
+
+    Raises:
+        UnsupportedError: it is missing or too old.
+    """
+    return _require_qemu(QEMU_SYSTEM)
+
+
+def _require_qemu(name: str) -> str:
+    path = find_command(name)
     version = qemu_version(path)
     if tuple(version) < QEMU_VERSION:
         written = ".".join(map(str, version)) or "of an unknown version"
         raise UnsupportedError(f"{path} is {written}: LiteRT and onnxruntime crash under it; accepted: {'.'.join(map(str, QEMU_VERSION))} or newer",
-                               f"install it with: {_install('qemu-user-static')}")
+                               f"install it with: {_install(_PACKAGES[name])}")
+    return path
 
 
 def _require_namespaces() -> None:

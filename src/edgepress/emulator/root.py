@@ -26,8 +26,8 @@ PACKAGES = ("base-files", "python3", "python3-venv", "libgomp1", "libstdc++6", "
 # The host's own versions, so that answers can be compared byte by byte.
 WHEELS = ("ai-edge-litert==2.3.0", "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0")
 USER, USER_ID = "pi", 1000
-_SITE = "usr/lib/python3/dist-packages"
-_FOLDERS = ("proc", "dev", "sys", "tmp", "run", "root", "mnt", "home/pi", "etc/ssh", "data/local/tmp", "system/bin", "var/tmp", "usr/bin", _SITE)
+SITE = "usr/lib/python3/dist-packages"
+_FOLDERS = ("proc", "dev", "sys", "tmp", "run", "root", "mnt", "home/pi", "etc/ssh", "data/local/tmp", "system/bin", "var/tmp", "usr/bin", SITE)
 _FILES = {
     "etc/passwd": "root:*:0:0:root:/root:/bin/bash\npi:*:1000:1000:pi:/home/pi:/bin/bash\nsshd:*:100:65534::/run/sshd:/usr/sbin/nologin\nnobody:*:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\npi:x:1000:\nnogroup:x:65534:\n",
@@ -60,16 +60,16 @@ def build_root(home: Optional[Path] = None, *, rebuild: bool = False) -> Path:
     Raises:
         UnsupportedError, JobError: it cannot be built here; nothing is kept.
     """
-    home = emulator_home() if home is None else Path(home)
+    home = Path(os.path.abspath(emulator_home() if home is None else home))
     folder = home / f"root-{root_key()}"
-    with _only_builder(home):
+    with only_builder(home):
         if rebuild or not folder.exists():
             _build(home, folder)
     return folder / "root"
 
 
 @contextlib.contextmanager
-def _only_builder(home: Path) -> Iterator[None]:
+def only_builder(home: Path) -> Iterator[None]:
     """One builder at a time; the others wait and find it done."""
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def _fill(part: Path) -> None:
         packages.unpack_packages(debs, root)
         wheels = site.result()
     _finish(root, part / "site")
-    bytecode.compile_modules(root, (f"usr/lib/python{PYTHON}", _SITE), version=PYTHON, python=python.result())
+    bytecode.compile_modules(root, (f"usr/lib/python{PYTHON}", SITE), version=PYTHON, python=python.result())
     (part / "built.json").write_text(json.dumps({"suite": SUITE, "packages": [p.name for p in debs], "wheels": [w.name for w in wheels]}, indent=1), encoding="utf-8")
     for name in ("apt", "wheels", "python"):
         shutil.rmtree(part / name)
@@ -126,7 +126,7 @@ def _finish(root: Path, site: Path) -> None:
     for name in _FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     for entry in site.iterdir():
-        os.rename(entry, root / _SITE / entry.name)
+        os.rename(entry, root / SITE / entry.name)
     site.rmdir()
     for name, text in _FILES.items():
         (root / name).write_text(text, encoding="utf-8")

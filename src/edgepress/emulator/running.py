@@ -61,8 +61,7 @@ class Emulated:
         Raises:
             JobError: it did not end in time, and was stopped.
         """
-        arguments = self.command(["/bin/bash", "-c", command])
-        with subprocess.Popen(arguments, env={**_ENVIRONMENT, "QEMU_CPU": find_profile(self.profile).cpu}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(self.command(["/bin/bash", "-c", command]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 out, err = process.communicate(stdin or b"", timeout=timeout_seconds)
             except subprocess.TimeoutExpired as error:
@@ -71,9 +70,15 @@ class Emulated:
         return Completed(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def command(self, arguments: Sequence[str]) -> List[str]:
-        """The command of this machine that runs `arguments` there as the user `pi`; `_ENVIRONMENT` is not set by it."""
+        """The command of this machine that runs `arguments` there as the user `pi`, with the environment of a fresh login."""
+        environment = [f"{name}={value}" for name, value in {**_ENVIRONMENT, "QEMU_CPU": find_profile(self.profile).cpu}.items()]
         inside = [find_command("unshare"), "--user", "--map-user=1000", "--map-group=1000", f"--root={self.state}/root", "--wd=/home/pi"]
-        return [*self._enter("--mount", "--pid", "--uts", "--ipc"), *inside, *arguments]
+        return [find_command("env"), "-i", *environment, *self._enter("--mount", "--pid", "--uts", "--ipc"), *inside, *arguments]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its first process lives."""
+        return self._process.poll() is None
 
     def kill(self, what: str) -> None:
         """Kill "sshd", "adbd" or "adb server" and its sessions with SIGKILL. Commands it started go on."""

@@ -1,0 +1,51 @@
+"""First process of the counting machine: times inferences on a clock that ticks once per instruction, says so on the console, switches the machine off.
+
+Runs inside the emulated machine, where worker.pyz brings edgepress's own measuring loop. Standard library only.
+"""
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+
+_POWER_OFF = 0x4321FEDC
+
+
+def main() -> None:
+    """Count for every file of the job, one line of JSON each."""
+    libc = ctypes.CDLL(None)
+    try:
+        for kind, folder in ((b"devtmpfs", b"/dev"), (b"proc", b"/proc"), (b"sysfs", b"/sys")):  # without /sys LiteRT finds no processors and leaves XNNPACK out
+            libc.mount(kind, folder, kind, 0, None)
+        with open("/edgepress/job.json", encoding="utf-8") as file:
+            job = json.load(file)
+        sys.path.insert(0, "/edgepress/worker.pyz")
+        for number, runtime in enumerate(job["runtimes"]):
+            _say(job["nonce"], {"file": number, **_count(f"/edgepress/{number}", runtime, job)})
+        _say(job["nonce"], {"end": True})
+    finally:
+        sys.stdout.flush()
+        libc.reboot(ctypes.c_int(_POWER_OFF - (1 << 32) if _POWER_OFF >> 31 else _POWER_OFF))
+
+
+def _count(path: str, runtime: str, job: dict) -> dict:
+    from edgepress.errors import EdgepressError
+    from edgepress.runtimes import load_runtime
+    from edgepress.timing import Plan, random_inputs, timed_runs
+
+    module = load_runtime(runtime)
+    try:
+        session = module.open_model(path, threads=1)
+        pool = random_inputs(session.inputs, seed=0, spec=None, batch=1)[:1]  # one input: what varies is not to be measured
+        timed_runs(session, pool, Plan(min_runs=job["warmup_runs"], min_seconds=0.0, max_seconds=3600.0))
+        return {"instructions": timed_runs(session, pool, Plan(min_runs=job["runs"], min_seconds=0.0, max_seconds=3600.0)), "version": module.version(), "details": session.details}
+    except EdgepressError as error:
+        return {"reason": error.message}
+
+
+def _say(nonce: str, record: dict) -> None:
+    os.write(1, f"\nEDGEPRESS-COUNT {nonce} {json.dumps(record)}\n".encode())
+
+
+main()
