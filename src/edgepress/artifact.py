@@ -112,15 +112,38 @@ def model_file(path: Path, *, formats: Tuple[str, ...] = ("tflite", "onnx", "ker
         if SUFFIXES.get(path.suffix.lower()) not in formats:
             raise ModelError(f"{path} is not a {' or '.join(formats)} file; accepted: names that end in "
                              + ", ".join(s for s, f in SUFFIXES.items() if f in formats))
-        return path
+        return _whole(path, path.parent.parent if path.parent.name == "models" else path.parent)
     if not path.is_dir():
         raise ModelError(f"{path} does not exist", "give a model file, or a folder that holds one")
+    bundled = _bundle_manifest(path)
+    if bundled:
+        return model_file(_whole(path / bundled["model"], path), formats=formats)
     found = sorted(p for p in path.iterdir() if SUFFIXES.get(p.suffix.lower()) in formats)
     if not found:
         raise ModelError(f"{path} holds no {' or '.join(formats)} file", "give the model file itself")
     if len(found) > 1:
         raise ModelError(f"{path} holds {len(found)} model files ({', '.join(p.name for p in found)})", "name the one you mean")
     return found[0]
+
+
+def _bundle_manifest(folder: Path) -> Optional[Dict[str, Any]]:
+    """The manifest of a bundle's folder; None where the folder is none."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("model"), str) and isinstance(manifest.get("files"), dict) else None
+
+
+def _whole(file: Path, folder: Path) -> Path:
+    """`file`, unless `folder` is a bundle that does not list these very bytes: nothing loads those."""
+    manifest = _bundle_manifest(folder)
+    if manifest is not None:
+        name = os.path.relpath(file, folder).replace(os.sep, "/")
+        listed = None if name.startswith("..") else manifest["files"].get(name)
+        if not isinstance(listed, dict) or not file.is_file() or digest_file(file) != listed.get("sha256"):
+            raise ModelError(f"{file} is not the file that was packed into this bundle: its sha256 is not in the manifest", "nothing was loaded; pack or copy the bundle again")
+    return file
 
 
 def artifact_digest(folder: Path) -> str:

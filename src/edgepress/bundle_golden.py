@@ -1,18 +1,20 @@
-"""Golden photos of a bundle: which test photos they are, and their lossless small copies."""
+"""Golden photos of a bundle: which test photos they are, their lossless small copies, and copies that decoders get wrong."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
 from edgepress.errors import ArtifactError
 from edgepress.modelspec import ModelSpec
+from edgepress.parity_photos import KINDS as HARD
 from edgepress.preprocess import decode
 
 MARGIN = 0.2  # between the two largest probabilities: smaller ones may swap on another processor without anything being wrong
 OVERSIZE = 1.25  # short side of a copy against the input's long side: the resize is still part of the test
+KINDS = {"exif": "exif_rotated.jpg", "grey": "grey.png", "alpha": "alpha.png"}  # photos that devices get wrong → how parity_photos calls them
 TOLERANCES = {"float32": 0.005, "float16": 0.02}
 TOLERANCE = 0.05  # quantized: one step of an 8-bit answer is 0.004, kernels of other processors round differently in every layer
 
@@ -49,6 +51,17 @@ def write_copy(source: Path, target: Path, spec: ModelSpec) -> None:
         scale = short / min(image.size)
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample=Image.Resampling.LANCZOS)
     image.save(target, format="PNG", compress_level=9)
+
+
+def write_hard_copies(folder: Path, names: Sequence[str]) -> List[Tuple[str, str, int]]:
+    """Write one copy of each of `KINDS` beside golden photos: (file name, kind, index of the photo it was made from). Their answers prove the device's decoder too."""
+    made = []
+    for number, (kind, writer) in enumerate(KINDS.items()):
+        source = number % len(names)
+        name = f"{kind}{Path(writer).suffix}"
+        HARD[writer](decode(folder / names[source]), folder / name)
+        made.append((name, kind, source))
+    return made
 
 
 def tolerance(variant: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import click
 
 from edgepress import __version__, cli_benchmark
+from edgepress.cli_bundle import bundle, keygen, verify
 from edgepress.cli_device import device
 from edgepress.errors import EdgepressError, GateError, UnsupportedError
 from edgepress.modelspec import NORMALIZATIONS
@@ -23,7 +24,7 @@ from edgepress.stages import STAGES, Stage
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 FILE = click.Path(path_type=Path)
 RESULTS = {"evaluate": "evaluation.json", "certify": "certificate.json", "benchmark": "measurements.json", "report": "report.json", "dataset": "dataset.json",
-           "finetune": "training.json", "prune": "training.json", "convert": "conversion.json", "quantize": "quantization.json", "bundle": "manifest.json"}
+           "finetune": "training.json", "prune": "training.json", "convert": "conversion.json", "quantize": "quantization.json"}
 BESIDE = ("evaluate", "certify", "benchmark")  # stages whose result goes beside the model where no -o is given
 
 
@@ -94,9 +95,12 @@ def _judge(stage: Stage, document: Any) -> None:
 
 
 for _stage in STAGES.values():
-    cli.add_command(_stage_command(_stage))
+    if _stage.name != bundle.name:  # its result is no artifact but a folder or a file for others
+        cli.add_command(_stage_command(_stage))
 cli_benchmark.extend_benchmark(cli.commands["benchmark"])
 cli.add_command(cli_benchmark.compare)
+for _command in (bundle, verify, keygen):
+    cli.add_command(_command)
 
 
 @cli.command()

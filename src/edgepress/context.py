@@ -39,7 +39,16 @@ def _runtimes(config: Any) -> Any:
     return None if named else [available_runtimes(form) for form in ("tflite", "onnx")]
 
 
-_CONTEXTS: Mapping[str, Callable[[Any], Any]] = {"finetune": _weights, "convert": _labels, "quantize": _instruction_set, "benchmark": _machine, "evaluate": _runtimes, "certify": _runtimes}
+def _worker(config: Any) -> str:
+    """A bundle holds the programs of this very version."""
+    import hashlib
+
+    from edgepress.worker_pack import worker_bytes
+
+    return hashlib.sha256(worker_bytes()).hexdigest()
+
+
+_CONTEXTS: Mapping[str, Callable[[Any], Any]] = {"finetune": _weights, "convert": _labels, "quantize": _instruction_set, "benchmark": _machine, "evaluate": _runtimes, "certify": _runtimes, "bundle": _worker}
 
 
 def _specs(inputs: Mapping[str, Any]) -> Any:

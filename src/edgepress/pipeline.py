@@ -262,7 +262,8 @@ class Runner:
             return  # somebody's own: the folder with the key is there all the same
         part = self.out / f".{link.name}.part-{os.getpid()}"
         part.unlink(missing_ok=True)
-        part.symlink_to(artifact.name, target_is_directory=True)
+        inside = f"{artifact.name}/{link.name}"  # a bundle is a folder in its artifact, whose record stays here
+        part.symlink_to(inside if (self.out / inside).is_dir() else artifact.name, target_is_directory=True)
         os.replace(part, link)
 
     def _resolve(self, value: Union[Ref, Path, Tuple[Ref, ...]]) -> Any:

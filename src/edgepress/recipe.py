@@ -148,6 +148,8 @@ class BundleConfig:
 
     choose: str = option("auto", "file to ship: auto (fastest certified), or a variant name from the report")
     golden: int = option(8, "test images with expected probabilities for the self-test", minimum=1)
+    also: Tuple[str, ...] = option((), "more variants to pack, for runtimes or browsers that need another file")
+    offline: Tuple[str, ...] = option((), "pack the wheels for these Pythons and machines, such as 3.13-aarch64, so that nothing is downloaded there")
 
 
 SECTIONS: Mapping[str, type] = {

@@ -37,7 +37,7 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
     work, targets = None, _targets(config)
     again = again or targets != (LOCAL,)  # what is installed on a device is not part of a stage's key
     if out is None:
-        if stage.name == "report":
+        if stage.name in ("report", "bundle"):
             work = first
         else:
             out = first.parent / (f"{first.name}.{stage.name}" + ("" if targets == (LOCAL,) else f"-{_file_name(targets)}"))

@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -21,6 +24,7 @@ from edgepress.modelspec import ModelSpec, to_json
 from edgepress.recipe import BundleConfig
 from edgepress.stages.bundle import bundle
 
+BARE = sys.executable if sys.prefix == sys.base_prefix else str(Path(sys.base_prefix) / "bin" / "python3")  # a Python without our packages, where the tests run in a virtual environment
 TINY = Path(__file__).resolve().parents[1] / "data"
 LABELS = ("rød", "green", "青")
 SPEC = ModelSpec(labels=LABELS, input_height=8, input_width=8, name="colours", backbone="tiny", weights="by hand", weights_license="none needed")
@@ -67,7 +71,7 @@ def make_run(folder: Path, *, certified: Optional[Dict[str, Any]] = None) -> Pat
             steps.append({"id": f"certify:{variant}@{runtime}", "stage": "certify", "variant": variant, "runtime": runtime, "status": "ok", "reason": None,
                           "inputs": {"model": evaluated, "reference": "evaluate-float32.tflite"}, "artifact": judged})
             (run / judged).mkdir()
-            write_json(run / judged / "certificate.json", {"schema": 1, **identity, "reference": {**identity, "file": "/home/somebody/secret/model.tflite"}, "dataset": "/home/somebody/secret",
+            write_json(run / judged / "certificate.json", {"schema": 1, **identity, "reference": {**identity, "file": "/home/somebody/secret/model.tflite", "target": "ssh://pi@secret"}, "target": "ssh://pi@secret", "dataset": "/home/somebody/secret",
                                                            "certified": verdict, "drop": 0.5, "drop_at_most": 1.5, "max_drop": 1.0, "reason": "in words"})
         rounds = (measurement.Round(latencies_ms=tuple(latency + i / 1000 for i in range(60)), import_ms=1, load_ms=1, first_run_ms=1, warmup_runs=3),)
         records.append(measurement.Measurement(file=str(source), sha256=sha256, format=variant.rpartition(".")[2], size_bytes=size, gzip_bytes=size, runtime=runtime, threads=1, rounds=rounds))
@@ -97,7 +101,7 @@ def copied(packed: Path, tmp_path: Path) -> Path:
 def pack(run: Path, out: Path, **options: Any) -> Path:
     out.mkdir()
     bundle(out, run=run, config=BundleConfig(**{"golden": 4, **options}))
-    return out
+    return out / "bundle"
 
 
 def call(folder: Path, script: str, *arguments: str, cwd: Optional[Path] = None) -> subprocess.CompletedProcess:
@@ -116,24 +120,31 @@ def test_the_fastest_certified_file_is_packed_with_its_reason(packed: Path) -> N
 def test_manifest_lists_every_file_and_nothing_names_this_machine(packed: Path, run: Path) -> None:
     listed = set(json.loads((packed / "manifest.json").read_text())["files"])
     assert listed == {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()} - {"manifest.json"}
-    assert check_files(packed) == []
+    assert check_files(packed) == [] and "artifact.json" not in listed
     for path in packed.rglob("*"):
-        if path.is_file() and path.suffix != ".pyz":
-            assert b"/home/somebody" not in path.read_bytes() and str(run.parent).encode() not in path.read_bytes(), path
+        if path.is_file():
+            data = path.read_bytes()
+            for secret in ("/home/somebody", "pi@secret", str(run.parent), str(Path(__file__).parents[2]), socket.gethostname(), os.path.expanduser("~") + "/"):
+                assert len(secret) < 4 or secret.encode() not in data, (path, secret)
 
 
 def test_same_run_same_bytes(run: Path, packed: Path, tmp_path: Path) -> None:
-    again = pack(run, tmp_path / "again")
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    again = pack(moved, tmp_path / "again")
     assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()} == {p.relative_to(packed): p.read_bytes() for p in packed.rglob("*") if p.is_file()}
 
 
-def test_golden_photos_show_every_class_and_keep_their_shape(packed: Path) -> None:
+def test_golden_photos_show_every_class_and_what_decoders_get_wrong(packed: Path) -> None:
     golden = json.loads((packed / "golden.json").read_text(encoding="utf-8"))
-    assert {image["label"] for image in golden["images"]} == set(LABELS) and len(golden["images"]) == 4
-    for image in golden["images"]:
+    plain = [image for image in golden["images"] if image["kind"] == "plain"]
+    assert {image["label"] for image in plain} == set(LABELS) and len(plain) == 4
+    for image in plain:
         assert LABELS[int(np.argmax(image["probabilities"]))] == image["label"]
         width, height = Image.open(packed / image["file"]).size
         assert min(width, height) <= 10 and width != height  # small, and the resize is still tested
+    hard = {image["kind"]: Image.open(packed / image["file"]) for image in golden["images"] if image["kind"] != "plain"}
+    assert set(hard) == {"exif", "grey", "alpha"} and hard["exif"].format == "JPEG"
+    assert hard["exif"].getexif()[0x0112] == 6 and hard["grey"].mode == "L" and hard["alpha"].mode == "RGBA" and hard["alpha"].getextrema()[3] == (0, 255)
 
 
 def test_selftest_passes_elsewhere(copied: Path) -> None:
@@ -144,22 +155,79 @@ def test_selftest_passes_elsewhere(copied: Path) -> None:
     assert report["passed"] is True and report["problems"] == [] and report["runtime"]["name"] == "litert"
 
 
-def test_artifact_record_may_lie_in_the_bundle(copied: Path) -> None:
-    (copied / "artifact.json").write_text("{}")
-    assert call(copied, "selftest.py").returncode == 0
-
-
-def test_predict_names_the_colours_and_writes_json(copied: Path, run: Path) -> None:
+def test_run_names_the_colours_and_writes_json(copied: Path, run: Path) -> None:
     photos = sorted((run.parent / "photos").iterdir())[:3]
-    done = call(copied, "predict.py", *map(str, photos), "--json")
+    done = call(copied, "run.py", *map(str, photos), "--json")
     assert done.returncode == 0, done.stderr
     assert [(answer["label"], answer["top"][0]["label"]) for answer in json.loads(done.stdout)] == [(label, label) for label in LABELS]
-    line = call(copied, "predict.py", photos[1].name, "--top", "1", cwd=photos[1].parent).stdout.strip()
+    line = call(copied, "run.py", photos[1].name, "--top", "1", cwd=photos[1].parent).stdout.strip()
     assert line.startswith("photo 01.png: green ") and line.endswith("%")
 
 
+def test_run_takes_folders_and_goes_on_past_a_bad_photo(copied: Path, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, photo in enumerate(sorted((run.parent / "photos").iterdir())[:3]):
+        shutil.copy(photo, folder / f"{number}.png")
+    (folder / "1b.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not a photo")
+    done = call(copied, "run.py", str(folder), "--json")
+    assert done.returncode == 1 and "1b.png cannot be used: it is not an image" in done.stderr
+    assert [Path(answer["photo"]).name for answer in json.loads(done.stdout)] == ["0.png", "1.png", "1b.png", "2.png"]
+    empty = call(copied, "run.py", str(copied / "requirements"))
+    assert empty.returncode == 1 and "no image files" in empty.stderr
+    for arguments, words in (((), "give photos"), (("--camera", "x.png"), "give photos"), (("none.png",), "none.png does not exist"), (("--top", "0", "x"), "number from 1 up"), (("--camera", "--interval", "nan"), "seconds")):
+        bad = call(copied, "run.py", *arguments)
+        assert bad.returncode in (1, 2) and words in bad.stderr and "Traceback" not in bad.stderr
+
+
+CAMERA = """
+import numpy as np
+class Picamera2:
+    # A stand-in: of the formats only BGR888 hands out arrays in the order R, G, B (raspberrypi/picamera2#1148).
+    def create_video_configuration(self, main): return main
+    def configure(self, main): self.main = main
+    def start(self): pass
+    def stop(self): open({stopped!r}, "w").close()
+    def capture_array(self, name):
+        frame = np.zeros((self.main["size"][1], self.main["size"][0], 3), np.uint8)
+        frame[..., {{"BGR888": 0, "RGB888": 2}}[self.main["format"]]] = 255
+        return frame
+"""
+
+
+def test_the_camera_loop_sees_red_as_red(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "picamera2.py").write_text(CAMERA.format(stopped=str(tmp_path / "stopped")))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        done = subprocess.run([sys.executable, str(copied / "run.py"), "--camera", "--count", "3", "--interval", "0", "--json"], capture_output=True, text=True, cwd=tmp_path,
+                              env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "NOTIFY_SOCKET": str(tmp_path / "notify")})
+        told = [systemd.recv(100).decode() for _ in range(4)]
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and [answer["label"] for answer in answers] == ["rød"] * 3 and answers[2]["photo"] == "frame 3", done.stderr
+    assert told == ["READY=1"] + ["WATCHDOG=1"] * 3 and (tmp_path / "stopped").exists()
+
+
+def test_without_a_camera_or_libraries_it_says_what_to_install(copied: Path, run: Path) -> None:
+    done = call(copied, "run.py", "--camera")
+    assert done.returncode == 1 and "apt install python3-picamera2" in done.stderr and "Traceback" not in done.stderr
+    bare = subprocess.run([sys.executable, "-c", f"import sys; sys.executable = {BARE!r}; sys.argv = ['run.py', {str(next((run.parent / 'photos').iterdir()))!r}]; import runpy; runpy.run_path({str(copied / 'run.py')!r}, run_name='__main__')"],
+                          capture_output=True, text=True)
+    assert bare.returncode == 1 and "--require-hashes -r" in bare.stderr and "Traceback" not in bare.stderr
+
+
+def test_a_model_that_kills_its_runtime_is_one_line(copied: Path, run: Path) -> None:
+    """The parent survives whatever the child dies of."""
+    with zipfile.ZipFile(copied / "worker.pyz", "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("edgepress/bundle_live.py", "import os, signal\ndef main(*given): os.kill(os.getpid(), signal.SIGSEGV)\n")
+    _list_again(copied, "worker.pyz")
+    done = call(copied, "run.py", str(next((run.parent / "photos").iterdir())))
+    assert done.returncode == 1 and "was ended by SIGSEGV" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("name", "says"), [("model.tflite", "model.tflite is damaged"), ("worker.pyz", "worker.pyz is damaged"), ("golden/00.png", "golden/00.png is damaged"),
-                                            ("labels.txt", "labels.txt is damaged"), ("predict.py", "predict.py is damaged")])
+                                            ("labels.txt", "labels.txt is damaged"), ("run.py", "run.py is damaged"), ("golden.json", "golden.json is damaged")])
 def test_one_flipped_bit_fails_the_selftest(copied: Path, name: str, says: str) -> None:
     data = bytearray((copied / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -168,12 +236,12 @@ def test_one_flipped_bit_fails_the_selftest(copied: Path, name: str, says: str) 
     assert done.returncode == 1 and says in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
-def test_predict_refuses_a_damaged_model(copied: Path, run: Path) -> None:
+def test_run_refuses_a_damaged_model(copied: Path, run: Path) -> None:
     data = bytearray((copied / "model.tflite").read_bytes())
     data[-100] ^= 1
     (copied / "model.tflite").write_bytes(bytes(data))
-    done = call(copied, "predict.py", str(next((run.parent / "photos").iterdir())))
-    assert done.returncode == 1 and done.stdout == "" and "sha256" in done.stderr
+    done = call(copied, "run.py", str(next((run.parent / "photos").iterdir())))
+    assert done.returncode == 1 and done.stdout == "" and "sha256" in done.stderr and "not loaded" in done.stderr
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "link", "no manifest"])
@@ -191,14 +259,19 @@ def test_other_changes_fail_the_selftest(copied: Path, change: str) -> None:
     assert done.returncode == 1 and "Traceback" not in done.stderr and (done.stdout or done.stderr)
 
 
+def _list_again(folder: Path, name: str) -> None:
+    """Make the manifest agree with a changed file."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][name] = {"sha256": digest_file(folder / name), "size_bytes": (folder / name).stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_a_model_that_answers_otherwise_fails_even_with_a_right_manifest(copied: Path) -> None:
     golden = json.loads((copied / "golden.json").read_text(encoding="utf-8"))
     for image in golden["images"]:
         image["probabilities"] = image["probabilities"][1:] + image["probabilities"][:1]
     (copied / "golden.json").write_text(json.dumps(golden))
-    manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["files"]["golden.json"] = {"sha256": digest_file(copied / "golden.json"), "size_bytes": (copied / "golden.json").stat().st_size}
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    _list_again(copied, "golden.json")
     done = call(copied, "selftest.py")
     assert done.returncode == 1 and "the top class is number" in done.stdout
 
@@ -211,13 +284,28 @@ def test_compare_answers(answers: list, says: Optional[str]) -> None:
     assert (problems == []) if says is None else (len(problems) == 1 and says in problems[0])
 
 
+def test_near_ties_may_change_places() -> None:
+    assert compare_answers([[0.49, 0.51]], [[0.51, 0.49]], names=["a"], tolerance=0.05) == []
+    assert "top class" in compare_answers([[0.4, 0.6]], [[0.6, 0.4]], names=["a"], tolerance=0.05)[0]
+
+
 def test_rank_rejects_what_the_model_is_not_sure_of_and_what_is_no_answer() -> None:
     spec = replace(SPEC, reject_threshold=0.7)
     assert rank([0.1, 0.6, 0.3], spec, top=1) == {"label": "unknown", "probability": 0.6, "top": [{"label": "green", "probability": 0.6}]}
     assert rank([0.1, 0.8, 0.1], spec, top=2)["label"] == "green"
-    for answer in ([0.5, 0.5], [0.1, None, 0.2]):
-        with pytest.raises(ModelError, match="3 labels"):
+    for answer, words in (([0.5, 0.5], "3 labels"), ([0.1, None, 0.2], "not finite"), ([0.1, float("nan"), 0.2], "not finite")):
+        with pytest.raises(ModelError, match=words):
             rank(answer, spec, top=1)
+
+
+def test_unknown_is_printed_below_the_threshold(run: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run, tmp_path / "run"))
+    for path in mine.glob("*/model.json"):
+        path.write_text(to_json(replace(SPEC, reject_threshold=0.999999)), encoding="utf-8")
+    folder = pack(mine, tmp_path / "bundle")
+    (tmp_path / "grey.png").write_bytes(b"")
+    Image.new("RGB", (30, 20), (120, 120, 120)).save(tmp_path / "grey.png")
+    assert call(folder, "run.py", str(tmp_path / "grey.png")).stdout.startswith(f"{tmp_path / 'grey.png'}: unknown (")
 
 
 def test_nothing_certified_is_a_gate_error_with_ways_on(tmp_path: Path) -> None:
@@ -272,5 +360,64 @@ def test_no_runtime_says_what_to_install(copied: Path, run: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["runtimes"] = ["tflite_runtime"]
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    done = call(copied, "predict.py", str(next((run.parent / "photos").iterdir())))
-    assert done.returncode == 1 and "python -m pip install" in done.stderr
+    done = call(copied, "run.py", str(next((run.parent / "photos").iterdir())))
+    assert done.returncode == 1 and "pip install" in done.stderr and "tflite_runtime" in done.stderr
+
+
+def test_more_models_are_packed_and_tested(run: Path, tmp_path: Path) -> None:
+    folder = pack(run, tmp_path / "bundle", also=("float32.onnx", "float32.tflite", "static_wi8_ai8.tflite"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [entry["file"] for entry in manifest["models"]] == ["model.tflite", "models/float32.onnx", "models/float32.tflite"]
+    done = call(folder, "selftest.py")
+    assert done.returncode == 0 and done.stdout.count("answers ok") == 3 and "onnxruntime" in done.stdout, done.stdout + done.stderr
+    answer = json.loads(call(folder, "run.py", str(next((run.parent / "photos").iterdir())), "--json", "--model", "models/float32.onnx").stdout)
+    assert answer[0]["runtime"]["name"] == "onnxruntime"
+    golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    golden["others"]["models/float32.onnx"]["probabilities"][0].reverse()
+    (folder / "golden.json").write_text(json.dumps(golden))
+    _list_again(folder, "golden.json")
+    assert "models/float32.onnx: golden/00.png" in call(folder, "selftest.py").stdout
+
+
+def test_requirements_are_locked_for_each_runtime_and_fit_this_machine(packed: Path) -> None:
+    names = sorted(path.name for path in (packed / "requirements").iterdir())
+    assert {"litert-py3.13-aarch64.txt", "tflite_runtime-py3.11-armv7l.txt"} <= set(names) and not any("onnx" in name for name in names)
+    assert "--hash=sha256:" in (packed / "requirements" / "litert-py3.13-aarch64.txt").read_text()
+
+
+def test_wheels_are_packed_for_the_places_asked_for(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(runtime: str, python: str, machine: str, to: Path) -> None:  # the network is the edge
+        to.mkdir(exist_ok=True)
+        (to / f"{runtime}-{python}-{machine}.whl").write_bytes(b"wheel")
+
+    monkeypatch.setattr("edgepress.locks.download_wheels", download)
+    folder = pack(run, tmp_path / "bundle", offline=("3.13-aarch64", "3.11-armv7l"))
+    assert sorted(path.name for path in (folder / "wheels").iterdir()) == ["litert-3.13-aarch64.whl", "tflite_runtime-3.11-armv7l.whl"]
+    assert "--no-index --find-links wheels --require-hashes" in (folder / "README.md").read_text(encoding="utf-8") and "wheels/litert-3.13-aarch64.whl" in json.loads((folder / "manifest.json").read_text())["files"]
+    with pytest.raises(RecipeError, match="3.13-aarch64"):
+        pack(run, tmp_path / "no", offline=("3.13-riscv64",))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_the_service_is_valid_and_tightly_shut(copied: Path) -> None:
+    unit = next((copied / "service").glob("*.service"))
+    checked = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True)
+    assert checked.returncode == 0 and checked.stderr == ""  # it ends with 0 for unknown keys too, and says so on stderr
+    rated = subprocess.run(["systemd-analyze", "security", "--offline=true", str(unit)], capture_output=True, text=True)
+    exposure = float(rated.stdout.split("exposure level for")[1].split(":")[1].split()[0])
+    assert exposure <= 1.5
+    unit.write_text(unit.read_text().replace("DynamicUser", "DynamikUser"))
+    assert subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True).stderr  # so a mistake would be seen
+
+
+def test_nothing_beside_the_programs_is_imported(copied: Path, run: Path, tmp_path: Path) -> None:
+    """A file slipped into a folder of photos or into the bundle does not run, whatever it is called."""
+    photos = Path(shutil.copytree(run.parent / "photos", tmp_path / "photos"))
+    for place in (copied, photos):
+        for name in ("json", "argparse", "hashlib", "numpy", "PIL", "edgepress", "ai_edge_litert", "sitecustomize", "usercustomize"):
+            (place / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for script, arguments in (("selftest.py", ()), ("verify.py", (".", "--key", "none"))):
+        subprocess.run([sys.executable, str(copied / script), *arguments], capture_output=True, cwd=copied)
+        assert not (tmp_path / "ran").exists(), script
+    done = subprocess.run([sys.executable, str(copied / "run.py"), str(photos)], capture_output=True, text=True, cwd=photos)
+    assert done.returncode == 0 and not (tmp_path / "ran").exists()

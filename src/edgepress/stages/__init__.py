@@ -71,5 +71,5 @@ STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (
     Stage("benchmark", "Measure latency, memory and size.", recipe.BenchmarkConfig, (replace(_MODEL, many=True),),
           version=2, needs=("ai-edge-litert", "onnxruntime", "numpy", "pillow")),
     Stage("report", "Write one HTML page, JSON and Markdown about a run.", recipe.ReportConfig, (_RUN,)),
-    Stage("bundle", "Pack the file that ships with everything it needs.", recipe.BundleConfig, (_RUN,)),
+    Stage("bundle", "Pack the file that ships with everything it needs.", recipe.BundleConfig, (_RUN,), version=2),
 )}

@@ -1,124 +1,115 @@
-"""Pack the file that ships with everything it needs into one folder: program, labels, certificate, self-test, hashes."""
+"""Pack the file that ships with everything it needs into one folder: program, labels, certificate, self-test, requirements, bill of materials, hashes."""
 from __future__ import annotations
 
 import shutil
-from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
-
-import numpy as np
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import edgepress
-from edgepress import bundle_files, bundle_golden, predictions, profiles, report_choice, report_data
+from edgepress import bundle_choice, bundle_files, bundle_golden, bundle_texts, locks, predictions, profiles, report_data, sbom
 from edgepress.artifact import digest_file, write_json
-from edgepress.errors import ArtifactError, GateError, ModelError, RecipeError, UnsupportedError, nearest
+from edgepress.bundle_archive import FOLDER
+from edgepress.errors import ArtifactError, ModelError, RecipeError
 from edgepress.jobs import interpreter
 from edgepress.metadata import find_spec
 from edgepress.modelspec import SPEC_FILE, ModelSpec, to_json
+from edgepress.onnx_bytes import external_tensors
 from edgepress.recipe import BundleConfig
-from edgepress.report_text import milliseconds, percent, points, size
 from edgepress.runtimes import load_runtime, runtimes_for
 from edgepress.worker_pack import worker_bytes
 
+MORE = "models"  # folder of the files beside the main one
 Row = Mapping[str, Any]
-COMMANDS = {"predict": "Say what is in photos: python predict.py photo.jpg",
-            "selftest": "Check that this bundle is whole and works on this machine: python selftest.py"}
-NUMPY = {"tflite_runtime": "'numpy<2'"}  # its wheels were built against NumPy 1 and break with 2, although their metadata allows it
-CANDIDATES = 3  # named in the error where nothing may ship
 
 
 def bundle(out: Path, *, run: Path, config: BundleConfig) -> None:
-    """Write the bundle of a run into `out`: the chosen file and all that a device needs besides Python, NumPy, Pillow and one runtime.
+    """Write the bundle of a run into `out`/bundle: the chosen file and all that a device needs besides Python, NumPy, Pillow and one runtime.
 
     Nothing in it depends on when or where it is packed: the same run gives the same bytes.
 
     Raises:
         GateError: nothing is certified.
-        RecipeError: `config.choose` names no file of the run.
-        UnsupportedError: the named file does not run.
+        RecipeError: `config.choose` or `config.also` names no file of the run, or `config.offline` no Python and machine.
+        UnsupportedError: a named file does not run, or there are no wheels to pack.
         ArtifactError: not a run, or its files or test photos changed or went away.
     """
     facts = report_data.read_run(run)
     rows = report_data.comparison_rows(facts)
-    row, why = choose(rows, config.choose)
-    evaluation = row["sources"]["evaluation"].rpartition("/")[0]
-    step = next(step for step in facts.steps if step["artifact"] == evaluation and step["stage"] == "evaluate")
-    source = run / step["inputs"]["model"]
-    spec = _copy_model(source, out, row)
-    model = f"model{source.suffix}"
-    _write_text(out / "labels.txt", "".join(f"{label}\n" for label in spec.labels))
-    _write_text(out / SPEC_FILE, to_json(spec))
-    write_json(out / "certificate.json", _certificate(facts, row, model))
+    row, why = bundle_choice.choose(rows, config.choose)
+    chosen = [row, *_others(rows, row, config.also)]
+    out = out / FOLDER
+    out.mkdir()
+    models = [_model_entry(rows, each, _source(facts, each), main=number == 0) for number, each in enumerate(chosen)]
+    specs = [_copy_model(_source(facts, each), out / entry["file"], each) for each, entry in zip(chosen, models)]
+    spec = specs[0]
+    if any(each != spec for each in specs):
+        raise RecipeError(f"also is {','.join(config.also)}; accepted: files that want the same pixels as {models[0]['file']}", "make a bundle of its own for each")
+    bundle_texts.write_text(out / "labels.txt", "".join(f"{label}\n" for label in spec.labels))
+    bundle_texts.write_text(out / SPEC_FILE, to_json(spec))
+    write_json(out / "certificate.json", _certificate(facts, row, models[0]["file"]))
     (out / bundle_files.WORKER).write_bytes(worker_bytes())
-    for command, summary in COMMANDS.items():
-        _write_text(out / f"{command}.py", _template("command.py", command=command, summary=summary))
-    runtimes = _runtimes(rows, row, source)
-    about = {"schema": bundle_files.SCHEMA, "name": spec.name, "model": model, "variant": row["variant"], "why": why, "runtimes": runtimes, "install": _install(runtimes[0])}
-    photos = _write_golden(out, run / evaluation, spec, count=config.golden)
-    _write_answers(out, row, photos, {**about, "files": _listed(out)})
-    _write_readme(out, row, spec, about, golden=len(photos))
+    bundle_texts.write_programs(out)
+    bundle_texts.write_requirements(out, sorted({name for entry in models for name in entry["runtimes"]}))
+    _download_wheels(out, models[0]["runtimes"], config.offline)
+    slug = bundle_texts.write_service(out, spec)
+    runtimes = models[0]["runtimes"]
+    about = {"schema": bundle_files.SCHEMA, "edgepress": edgepress.__version__, "name": spec.name, "model": models[0]["file"], "variant": row["variant"], "why": why, "runtimes": runtimes,
+             "install": bundle_texts.install_command(runtimes[0]), "models": models}
+    photos = _write_golden(out, run / row["sources"]["evaluation"].rpartition("/")[0], spec, count=config.golden)
+    _write_answers(out, chosen, photos, {**about, "files": _listed(out)})
+    write_json(out / sbom.FILE, sbom.make_sbom(facts, models, chosen, spec, worker_sha256=digest_file(out / bundle_files.WORKER)))
+    bundle_texts.write_readme(out, row, spec, about, golden=len(photos), offline=bool(config.offline), slug=slug)
     write_json(out / bundle_files.MANIFEST, {**about, "files": _listed(out)})
 
 
-def choose(rows: Sequence[Row], name: str) -> Tuple[Row, str]:
-    """The row of the file that ships, and why.
-
-    Args:
-        rows: see `report_data.comparison_rows`.
-        name: auto (the report's own choice), a variant, or variant@runtime.
-    """
-    if name != "auto":
-        return _named(rows, name)
-    if not any(row.get("certified") is True for row in rows):
-        raise _nothing_certified(rows)
-    verdict = report_choice.headline(rows, next((row["images"] for row in rows if row.get("images")), None))
-    return next(row for row in rows if row["key"] == verdict["key"]), verdict["why"]
+def _others(rows: Sequence[Row], main: Row, names: Sequence[str]) -> List[Row]:
+    """The rows of further files by name, without the main one and each file once."""
+    found: List[Row] = []
+    for name in names:
+        row, _ = bundle_choice.named(rows, name)
+        if row["sha256"] not in [main["sha256"], *(each["sha256"] for each in found)]:
+            found.append(row)
+    return found
 
 
-def _named(rows: Sequence[Row], name: str) -> Tuple[Row, str]:
-    found = [row for row in rows if name in (row["variant"], row["key"])]
-    if not found:
-        raise RecipeError(f"bundle choose is {name!r}; {nearest(name, ['auto', *(row['variant'] for row in rows)])}")
-    fit = [row for row in found if row["status"] == "ok"]
-    if not fit:
-        raise UnsupportedError(f"{found[0]['key']} cannot ship: {found[0]['reason']}", "choose another file of the report")
-    best = min(fit, key=lambda row: (row.get("certified") is not True, report_choice.cost(row, "latency") or float("inf")))
-    verdict = "is the float reference" if best["is_reference"] else {True: "certified", False: "NOT certified"}.get(best.get("certified"), "not certified: unresolved")
-    return best, f"Asked for by name; {verdict}."
+def _source(facts: report_data.Run, row: Row) -> Path:
+    """The file that a row's evaluation ran."""
+    evaluation = row["sources"]["evaluation"].rpartition("/")[0]
+    step = next(step for step in facts.steps if step["artifact"] == evaluation and step["stage"] == "evaluate")
+    return facts.folder / step["inputs"]["model"]
 
 
-def _nothing_certified(rows: Sequence[Row]) -> GateError:
-    """The error that names the files which came nearest, and each way on."""
-    fit = [row for row in rows if row["status"] == "ok" and not row["is_reference"] and row.get("drop_at_most") is not None]
-    near = sorted(fit, key=lambda row: row["drop_at_most"])[:CANDIDATES]
-    reference = next((row for row in rows if row["is_reference"] and row["status"] == "ok"), None)
-    listed = "; ".join(f"{row['key']} lost {points(row['drop']).lstrip('+')} points on {row['images']} test images and at most {row['drop_at_most']:.2f} are sure" for row in near)
-    message = "no file of this run is certified, so none ships" + (f"; accepted: at most {near[0]['max_drop']:g} points. Nearest: {listed}" if near else ": none was compared with the float reference")
-    ways = [f"--choose {near[0]['variant']} to ship it on your own judgement", f"run again with a budget of --max-drop {np.ceil(near[0]['drop_at_most'] * 10) / 10:g} or with more test images"] if near else []
-    ways += [f"--choose {reference['variant']} for the float reference"] if reference else []
-    return GateError(message, "; or ".join(ways) or "see the report for the reasons")
+def _model_entry(rows: Sequence[Row], row: Row, source: Path, *, main: bool) -> Dict[str, Any]:
+    return {"file": f"model{source.suffix}" if main else f"{MORE}/{row['variant']}", "format": row["format"], "variant": row["variant"], "runtimes": _runtimes(rows, row, source),
+            "certified": row.get("certified"), "tolerance": bundle_golden.tolerance(row["variant"])}
 
 
-def _copy_model(source: Path, out: Path, row: Row) -> ModelSpec:
+def _copy_model(source: Path, target: Path, row: Row) -> ModelSpec:
     if not source.is_file() or digest_file(source) != row["sha256"]:
         raise ArtifactError(f"{source} is not the file that was evaluated: it is gone or its bytes changed", "run the recipe again")
     spec = find_spec(source)
     if spec is None:
         raise ModelError(f"{source} has no ModelSpec: nothing says how to feed it", "convert it with edgepress, or put a model.json beside it")
-    shutil.copyfile(source, out / f"model{source.suffix}")
+    if source.suffix == ".onnx" and external_tensors(str(source)):
+        raise ModelError(f"{source} keeps tensors in other files, which no bundle ships; accepted: files that hold their own weights", "save it with save_as_external_data=False")
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
     return spec
 
 
 def _certificate(facts: report_data.Run, row: Row, model: str) -> Dict[str, Any]:
-    """The certificate without paths of this machine; for the reference, what was measured of it."""
+    """The certificate without paths and addresses of this machine; for the reference, what was measured of it."""
     folder = row["sources"].get("certificate", "").rpartition("/")[0]
     if not folder:
         return {"schema": 1, "certified": None, "reason": "this is the float reference: there is nothing to compare it with",
                 "file": model, **{key: row[key] for key in ("sha256", "size_bytes", "images", "accuracy", "accuracy_interval")}}
-    found = dict(facts.documents[folder]["certificate.json"])
-    reference = {**found["reference"], "file": "/".join(Path(found["reference"]["file"]).parts[-1:])}
+    found = _without_target(facts.documents[folder]["certificate.json"])
+    reference = {**_without_target(found["reference"]), "file": Path(found["reference"]["file"]).name}
     return {**found, "file": model, "reference": reference, "dataset": Path(str(found.get("dataset", ""))).name}
+
+
+def _without_target(document: Mapping[str, Any]) -> Dict[str, Any]:
+    return {key: value for key, value in document.items() if key != "target"}
 
 
 def _runtimes(rows: Sequence[Row], chosen: Row, source: Path) -> List[str]:
@@ -129,67 +120,43 @@ def _runtimes(rows: Sequence[Row], chosen: Row, source: Path) -> List[str]:
     return [chosen["runtime"], *(name for name in others if name != chosen["runtime"])]
 
 
-def _install(runtime: str) -> str:
-    return f"python -m pip install {load_runtime(runtime).DISTRIBUTION} {NUMPY.get(runtime, 'numpy')} pillow"
+def _download_wheels(out: Path, runtimes: Sequence[str], places: Sequence[str]) -> None:
+    """Pack the wheels of the first runtime that has them, for each Python and machine asked for."""
+    known = locks.locked()
+    for place in places:
+        python, _, machine = place.partition("-")
+        runtime = next((name for name in runtimes if (name, python, machine) in known), None)
+        if runtime is None:
+            fit = sorted({f"{p}-{m}" for name, p, m in known if name in runtimes})
+            raise RecipeError(f"offline is {place!r}, for which {' and '.join(runtimes)} have no wheels; accepted: {', '.join(fit) or 'nothing'}", "name the Python and the machine of the device, such as 3.13-aarch64")
+        locks.download_wheels(runtime, python, machine, out / "wheels")
 
 
-def _others(runtimes: Sequence[str]) -> str:
-    return "".join(f" Where pip has no package for this machine, `{name}` does it too: `{_install(name)}`." for name in runtimes)
-
-
-def _write_golden(out: Path, evaluation: Path, spec: ModelSpec, *, count: int) -> List[Tuple[str, str]]:
-    """Write golden/*.png; (file, true label) of each."""
+def _write_golden(out: Path, evaluation: Path, spec: ModelSpec, *, count: int) -> List[Tuple[str, str, str]]:
+    """Write golden/*; (file, true label, kind) of each."""
     score = predictions.read_score(evaluation)
     assert score.probabilities is not None and score.targets is not None  # a row with status ok has them
     chosen = bundle_golden.choose_photos(score.probabilities, score.targets, score.paths, score.digests, count=count)
-    (out / "golden").mkdir()
-    photos = [(f"golden/{number:02}.png", score.labels[score.targets[index]]) for number, index in enumerate(chosen)]
-    for (name, _), index in zip(photos, chosen):
-        bundle_golden.write_copy(Path(score.paths[index]), out / name, spec)
-    return photos
+    folder = out / "golden"
+    folder.mkdir()
+    photos = [(f"{number:02}.png", score.labels[score.targets[index]], "plain") for number, index in enumerate(chosen)]
+    for (name, _, _), index in zip(photos, chosen):
+        bundle_golden.write_copy(Path(score.paths[index]), folder / name, spec)
+    photos += [(name, photos[source][1], kind) for name, kind, source in bundle_golden.write_hard_copies(folder, [name for name, _, _ in photos])]
+    return [(f"golden/{name}", label, kind) for name, label, kind in photos]
 
 
-def _write_answers(out: Path, row: Row, photos: Sequence[Tuple[str, str]], manifest: Mapping[str, Any]) -> None:
-    """Write golden.json: the answers of the bundle's own worker and model to the bundle's own photos."""
-    result = bundle_files.run_images(out, [name for name, _ in photos], manifest=manifest, runtime=row["runtime"], python=str(interpreter(row["runtime"])))
-    images = [{"file": name, "label": label, "probabilities": answer} for (name, label), answer in zip(photos, result["probabilities"])]
-    write_json(out / bundle_files.GOLDEN, {"schema": bundle_files.SCHEMA, "runtime": result["runtime"], "tolerance": bundle_golden.tolerance(row["variant"]), "images": images})
+def _write_answers(out: Path, rows: Sequence[Row], photos: Sequence[Tuple[str, str, str]], manifest: Mapping[str, Any]) -> None:
+    """Write golden.json: the answers of the bundle's own worker and models to the bundle's own photos."""
+    answers = []
+    for row, entry in zip(rows, manifest["models"]):
+        result = bundle_files.run_images(out, [name for name, _, _ in photos], manifest=bundle_files.select_model(manifest, entry["file"]), runtime=row["runtime"], python=str(interpreter(row["runtime"])))
+        answers.append({"runtime": result["runtime"], "tolerance": entry["tolerance"], "probabilities": result["probabilities"]})
+    images = [{"file": name, "label": label, "kind": kind, "probabilities": answer} for (name, label, kind), answer in zip(photos, answers[0].pop("probabilities"))]
+    others = {entry["file"]: answer for entry, answer in zip(manifest["models"][1:], answers[1:])}
+    write_json(out / bundle_files.GOLDEN, {"schema": bundle_files.SCHEMA, **answers[0], "images": images, "others": others})
 
 
 def _listed(out: Path) -> Dict[str, Any]:
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return {name: bundle_files.file_facts(out / name) for name in names}
-
-
-def _write_readme(out: Path, row: Row, spec: ModelSpec, about: Mapping[str, Any], *, golden: int) -> None:
-    texts = {"model": about["model"], "runtime": row["runtime"], "runtimes": ", ".join(about["runtimes"]), "install": about["install"], "others": _others(about["runtimes"][1:]), "version": edgepress.__version__}
-    labels = ", ".join(spec.labels[:12]) + (f" and {len(spec.labels) - 12} more (labels.txt)" if len(spec.labels) > 12 else "")
-    channels = f"{spec.input_type} [1, {spec.input_height}, {spec.input_width}, {spec.channels}]"
-    input_text = channels + (", RGB 0–255, normalisation inside" if spec.normalization_inside else f", normalised by the program as `{SPEC_FILE}` says")
-    _write_text(out / "README.md", _template("README.md", **texts, title=f"{spec.name}: {row['variant']}", classes=str(len(spec.labels)), labels=labels,
-                                             golden=str(golden), input=input_text, facts="\n".join(f"- {fact}" for fact in _facts(row, about["why"]))))
-    weights = f"The weights it started from ({spec.backbone or 'unknown backbone'}, {spec.weights or 'unknown weights'}): {spec.weights_license or 'licence not recorded'}."
-    _write_text(out / "LICENSES.md", _template("LICENSES.md", **texts, weights=weights))
-    _write_text(out / "LICENSE-Apache-2.0.txt", _resource("LICENSE-Apache-2.0.txt"))
-
-
-def _facts(row: Row, why: str) -> List[str]:
-    """Sentences for the README; figures only as measured."""
-    facts = [f"Why this file: {why}", f"Right on {percent(row['accuracy'])} of {row['images']} test photos."]
-    if row.get("verdict"):
-        facts.append(f"Against the float model: {row['verdict']}.")
-    facts += [f"{milliseconds(entry['median_ms'])} per photo (median of {entry['runs']} runs, {threads} thread{'s' if threads != '1' else ''}, in {row['runtime']}, on the machine that packed it)."
-              for threads, entry in row["latency"].items()]
-    return facts + [f"{size(row['size_bytes'])} on disk."]
-
-
-def _template(name: str, **values: Optional[str]) -> str:
-    return Template(_resource(f"{name}.txt")).substitute(values)
-
-
-def _resource(name: str) -> str:
-    return resources.files("edgepress").joinpath("bundle_templates", name).read_text(encoding="utf-8")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
