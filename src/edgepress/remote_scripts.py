@@ -5,9 +5,10 @@ import re
 import shlex
 from typing import Mapping, Sequence
 
-# "start-time" of a living process, empty for a dead one or a zombie: with it a process number cannot be mistaken for an older one's.
+# The time when a living process started, empty for a dead one or a zombie: with it a process number cannot be mistaken for an older one's.
+# Builtins wherever they do: a program costs milliseconds on a slow board.
 _COMMON = """umask 077; set -f
-started() { sed -n '/) Z /!s/.*) //p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+started() { read -r line < "/proc/$1/stat" || return; set -- ${line##*) }; [ "$1" = Z ] || echo "${20}"; } 2>/dev/null
 alive() { [ -n "$2" ] && [ "$(started "$1")" = "$2" ]; }
 """
 
@@ -15,8 +16,8 @@ alive() { [ -n "$2" ] && [ "$(started "$1")" = "$2" ]; }
 # A dead holder's symlink is taken over, under a guard that only one can make; its job is ended and what it left is removed.
 _OPEN = """
 fail() { printf '\\nEDGEPRESS-FAIL {nonce} %s\\n' "$*"; exit 71; }
-{ mkdir -p {home} && cd {home} && mkdir -p store jobs; } || fail "cannot make the folder" {home}
-boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+{ mkdir -p {home}/store && cd {home}; } || fail "cannot make the folder" {home}
+{ read -r boot < /proc/sys/kernel/random/boot_id; read -r emulated < /etc/edgepress-emulated; } 2>/dev/null
 mine="${boot:--} $$ $(started $$) "{who}
 held() { printf '\\nEDGEPRESS-HELD {nonce} %s\\n' "$*"; exit 75; }
 if ! ln -sn "$mine" lock 2>/dev/null; then
@@ -28,14 +29,14 @@ if ! ln -sn "$mine" lock 2>/dev/null; then
 fi
 if read -r job since < running; then
   if alive "$job" "$since"; then kill -TERM -- "-$job"; sleep 1; kill -KILL -- "-$job" "$job"; fi
-  rm -f running
+  : > running
 fi 2>/dev/null
 rm -rf jobs; mkdir jobs || fail "cannot write into" "$PWD"
 find store -name '*.part' -exec rm -f {} + 2>/dev/null
 session=; command -v setsid >/dev/null 2>&1 && session=setsid
 limit=; timeout -k 1 9 true >/dev/null 2>&1 && limit=timeout
 fact() { printf 'EDGEPRESS-FACT {nonce} %s\\n' "$*"; }
-printf '\\n'; fact home "$PWD"; fact session "$session"; fact limit "$limit"; fact emulated $(cat /etc/edgepress-emulated 2>/dev/null | head -c 40)
+printf '\\n'; fact home "$PWD"; fact session "$session"; fact limit "$limit"; fact emulated "$emulated"
 printf 'EDGEPRESS-READY {nonce}\\n'
 while read -r line; do :; done
 [ "$(readlink lock)" != "$mine" ] || rm -f lock
@@ -47,6 +48,7 @@ cd {home} || exit 71
 exec 3<&0 </dev/null
 printf 'EDGEPRESS-BEGIN {nonce}\\n'
 printf 'EDGEPRESS-BEGIN {nonce}\\n' >&2
+unset PYTHONPATH PYTHONHOME
 {command} 3<&- &
 job=$!
 exec 2>/dev/null
@@ -56,10 +58,11 @@ watch=$!
 wait "$job"; code=$?
 kill -KILL "$watch"
 kill -KILL -- "-$job"
-rm -f running
-left=$(find {folders} -type f -exec sha256sum {} + 2>/dev/null)
+: > running
+left=$({list})
 printf '\\nEDGEPRESS-FILES {nonce}\\n%s\\n' "$left"
-printf 'EDGEPRESS-END {nonce} %s %s\\n' "$code" "$(printf '%s\\n' "$left" | sha256sum | cut -c1-64)"
+set -- $(printf '%s\\n' "$left" | sha256sum)
+printf 'EDGEPRESS-END {nonce} %s %s\\n' "$code" "$1"
 """
 
 _QUICK = """
@@ -77,10 +80,11 @@ mv -f {part} {path}"""
 _GET = """
 printf 'EDGEPRESS-BEGIN {nonce}\\n'
 if [ ! -f {path} ]; then code=66; elif [ "$(wc -c < {path})" -gt {most} ]; then code=69; else cat {path}; code=$?; fi
-printf '\\nEDGEPRESS-END {nonce} %s %s\\n' "$code" "$(sha256sum < {path} 2>/dev/null | cut -c1-64)"
+set -- $(sha256sum < {path} 2>/dev/null) -
+printf '\\nEDGEPRESS-END {nonce} %s %s\\n' "$code" "$1"
 """
 
-_HAS = '[ -f {path} ] && [ "$(sha256sum < {path} | cut -c1-64)" = {digest} ]'
+_HAS = '[ -f {path} ] && set -- $(sha256sum < {path}) && [ "$1" = {digest} ]'
 
 # Every Python that may have a runtime: our own environments first, then each python3 on PATH.
 _PYTHONS = """for python in runtimes/*/bin/python $(IFS=:; for d in $PATH; do echo "$d/python3"; done); do
@@ -103,8 +107,9 @@ def opening(*, home: str, nonce: str, who: str) -> str:
 
 def running(command: Sequence[str], environment: Mapping[str, str], *, home: str, nonce: str, prefix: Sequence[str], folders: Sequence[str]) -> str:
     """Run a command with its environment; `prefix` puts it into a session of its own and limits its time."""
-    line = [*prefix, "env", "-u", "PYTHONPATH", "-u", "PYTHONHOME", "PYTHONUTF8=1", *(f"{name}={value}" for name, value in environment.items()), *command]
-    return _COMMON + _fill(_RUN, home=shlex.quote(home), nonce=nonce, command=shlex.join(line), folders=shlex.join(folders or ["/dev/null"]))
+    values = " ".join(f"{name}={shlex.quote(value)}" for name, value in {"PYTHONUTF8": "1", **environment}.items())
+    listing = f"find {shlex.join(folders)} -type f -exec sha256sum {{}} +" if folders else ":"
+    return _COMMON + _fill(_RUN, home=shlex.quote(home), nonce=nonce, command=f"{values} {shlex.join([*prefix, *command])}", list=listing)
 
 
 def quick(script: str, *, home: str, nonce: str) -> str:
