@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgepress import jobs
-from edgepress.errors import DatasetError, JobError, MissingDependencyError, UnsupportedError
+from edgepress.errors import DatasetError, DeviceError, JobError, MissingDependencyError, UnsupportedError
 from edgepress.jobs import available_runtimes, run_job
 from edgepress.runtimes import litert
 from edgepress.targets import connect
@@ -43,7 +43,7 @@ def test_a_worker_that_writes_nothing_is_no_success(child: Any, tmp_path: Path) 
 
 def test_half_a_result_is_no_result(child: Any, tmp_path: Path) -> None:
     child("import sys; open(sys.argv[2], 'w').write('{\"status\": \"o')")
-    with pytest.raises(JobError, match="before it wrote a result"):
+    with pytest.raises(DeviceError, match="a result that cannot be one"):
         run_job(JOB, work=tmp_path)
 
 

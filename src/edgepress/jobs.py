@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from edgepress.artifact import digest_file
-from edgepress.errors import ArtifactError, DatasetError, GateError, JobError, MissingDependencyError, UnsupportedError
+from edgepress.errors import ArtifactError, DatasetError, DeviceError, GateError, JobError, MissingDependencyError, UnsupportedError
 from edgepress.runtimes import load_runtime, runtimes_for
 from edgepress.targets import connect
-from edgepress.targets.base import Completed, Connection
+from edgepress.results import BadResultError, parse_result
+from edgepress.targets.base import RESULT_BYTES, Completed, Connection, NotThereError
 from edgepress.targets.local import interpreter as interpreter  # part of this module's contract
 from edgepress.worker_pack import worker_bytes
 
 # A runtime's threads are those it is told; NumPy's own would compete with them.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+OUTPUT_BYTES = 256 << 20  # raw answers
 _FILES = ("model", "pixels", "tensors", "archive", "key")
 _MENDABLE = {kind.__name__: kind for kind in (DatasetError, ArtifactError, GateError)}  # a photo or a bundle, not the process, is at fault
 _SIGNAL_HINTS = {"SIGILL": "this runtime was built for a newer processor; try another version of it",
@@ -76,7 +78,7 @@ def _run_there(job: Dict[str, Any], connection: Connection, *, work: Path, folde
         done = connection.run(command, environment=environment, timeout_seconds=timeout_seconds)
         result = read_result(connection, command, done, folder)
         if result["status"] == "ok" and "output" in job:
-            connection.pull(prepared["output"], work / job["output"])
+            connection.pull(prepared["output"], work / job["output"], max_bytes=OUTPUT_BYTES)
             result["output"] = job["output"]
         return result
     finally:
@@ -123,27 +125,34 @@ def prepare_job(job: Dict[str, Any], *, work: Path, there: str, connection: Conn
     return prepared
 
 
-def read_result(connection: Connection, command: List[str], done: Completed, folder: Path) -> Dict[str, Any]:
-    if done.exit_code == 0:
-        with contextlib.suppress(FileNotFoundError):
-            connection.pull(command[-1], folder / "result.json")
-    result = _parse(folder / "result.json") if done.exit_code == 0 else None
+def read_result(connection: Connection, command: List[str], done: Completed, folder: Path, *, max_bytes: int = RESULT_BYTES) -> Dict[str, Any]:
+    """The result of a worker that has ended; `command` is its command line, the result's path last.
+
+    Raises:
+        DeviceError: it is damaged, or no result of ours.
+        JobError and those of the job itself: see `run_job`.
+    """
+    result = _bring(connection, command[-1], folder / "result.json", max_bytes) if done.exit_code == 0 else None
     if result is None:
         what, hint = _death(done.exit_code)
         raise JobError(f"the worker {what} before it wrote a result", command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr, hint=hint)
     if result.get("error") in _MENDABLE:
-        raise _MENDABLE[result["error"]](result["reason"], result["hint"])
+        raise _MENDABLE[result["error"]](result["reason"] or "no reason given", result.get("hint"))
     if result["status"] == "failed":
-        raise JobError(result["reason"], hint=result.get("hint"), command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr + "\n" + result["log"])
+        raise JobError(result["reason"], hint=result.get("hint"), command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr + "\n" + result.get("log", ""))
     result["stderr"] = done.stderr[-4000:]
     return result
 
 
-def _parse(file: Path) -> Optional[Dict[str, Any]]:
+def _bring(connection: Connection, path: str, to: Path, max_bytes: int) -> Optional[Dict[str, Any]]:
+    """The result in a file there; None where the worker wrote none."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        connection.pull(path, to, max_bytes=max_bytes)
+        return parse_result(to.read_bytes())
+    except NotThereError:
         return None
+    except BadResultError as error:
+        raise DeviceError(f"{connection.address} sent a result that cannot be one: {error}", "the worker there must be the one that was sent; look whether the device is what you think it is") from error
 
 
 def _death(exit_code: int) -> Tuple[str, Optional[str]]:

@@ -12,7 +12,7 @@ import re
 import shlex
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from edgepress import remote_scripts as scripts
 from edgepress.artifact import digest_file
@@ -21,7 +21,7 @@ from edgepress.errors import DeviceError, JobError, UnsupportedError
 from edgepress.host import TELLING_FLAGS
 from edgepress.keeper import Keeper
 from edgepress.runtimes import RUNTIMES, load_runtime
-from edgepress.targets.base import RESULT_BYTES, Completed, Transport
+from edgepress.targets.base import RESULT_BYTES, Completed, NotThereError, Transport
 
 GRACE_SECONDS = 12.0  # after the limit that the device itself keeps: `timeout -k` and the way back
 KILL_SECONDS = 5
@@ -40,6 +40,7 @@ class RemoteConnection:
         self._pushed: Dict[str, str] = {}
         self._folders: List[str] = []
         self._vouched: Dict[str, str] = {}
+        self._vouched_folders: Set[str] = set()
         self._pythons: Optional[Dict[str, List[str]]] = None
 
     def probe(self) -> Dict[str, Any]:
@@ -138,6 +139,7 @@ class RemoteConnection:
         if frame.digest != hashlib.sha256(f"{listing.rstrip()}\n".encode()).hexdigest():
             raise DeviceError(f"{self.address}: the list of results does not match the end line", "run it again; if it happens again, the device or its connection is faulty")
         self._vouched.update({path: digest for digest, path in split_digests(listing)})
+        self._vouched_folders.update(folders)
         if answer.seconds >= timeout_seconds and done.exit_code in (124, -9, 137):
             raise _timed_out(command, timeout_seconds, text, done.stderr)
         return Completed(done.exit_code, text, done.stderr)
@@ -146,8 +148,8 @@ class RemoteConnection:
         """Bring a file; nothing appears under its name here unless all its bytes are right."""
         nonce = new_nonce()
         answer, frame = self._ask(scripts.getting(path, most=max_bytes, nonce=nonce), nonce, timeout_seconds=60 + max_bytes / MIN_BYTES_PER_SECOND, max_bytes=max_bytes)
-        if frame.exit_code != 0:
-            raise DeviceError(f"{self.address}: {path} cannot be brought: {_ANSWERS.get(frame.exit_code, 'it cannot be read')}" + (f" ({max_bytes} bytes)" if frame.exit_code == 69 else ""))
+        if frame.exit_code != 0 or self._is_unlisted(path):
+            raise (NotThereError if frame.exit_code in (0, 66) else DeviceError)(f"{self.address}: {path} cannot be brought: {_ANSWERS.get(frame.exit_code, 'it cannot be read')}" + (f" ({max_bytes} bytes)" if frame.exit_code == 69 else ""))
         answer.stdout.seek(frame.start)
         data = answer.stdout.read(frame.stop - frame.start)
         digest = hashlib.sha256(data).hexdigest()
@@ -157,6 +159,10 @@ class RemoteConnection:
         part = Path(f"{to}.{nonce}.part")
         part.write_bytes(data)
         os.replace(part, to)
+
+    def _is_unlisted(self, path: str) -> bool:
+        """Whether a run has vouched for what is in a file's folder, and not for this file."""
+        return path not in self._vouched and path.rpartition("/")[0] in self._vouched_folders
 
     def remove(self, path: str) -> None:
         """Remove a folder that `make_folder` made; quiet where the connection has ended: the next one sweeps."""

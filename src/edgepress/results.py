@@ -1,159 +1,127 @@
-"""One side of a comparison: every latency and accuracy that a run, a benchmark, a suite or an evaluation left in files, by what it is about."""
+"""Read what a worker says. It may come from any device, so it is untrusted: plain JSON, known types, finite numbers, no control characters."""
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+import math
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
-from edgepress import measurement
-from edgepress.errors import ArtifactError
-from edgepress.measurement import Measurement
-from edgepress.measurement_table import short_names
-from edgepress.predictions import EVALUATION, PREDICTIONS
-from edgepress.report_data import RUN_FILE, read_run
+from edgepress.channel import clean
 
-CELLS = "cells"  # folder of a suite's results
+STATUSES = ("ok", "unsupported", "failed")
+MOST_NUMBER = 2**63
 
 
-class Key(NamedTuple):
-    """What a figure is about. Accuracy does not depend on threads: None there."""
-
-    name: str
-    runtime: str
-    threads: Optional[int]
-    target: str
-    batch: int = 1
-
-    def __str__(self) -> str:
-        parts = [self.name, f"in {self.runtime}", f"on {self.target}" if self.target != "local" else "", f"{self.threads} thread{'s' if self.threads != 1 else ''}" if self.threads else "",
-                 f"batch {self.batch}" if self.batch != 1 else ""]
-        return ", ".join(filter(None, [" ".join(filter(None, parts[:3])), *parts[3:]]))
+class BadResultError(ValueError):
+    """Why a result cannot be one."""
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """How often a file was right. `right` has one character (0 or 1) per image, where the answers were kept; `images_id` tells one set of images from another."""
-
-    accuracy: float
-    images: int
-    right: Optional[str] = None
-    images_id: Optional[str] = None
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything that was measured, and what could not be, with its reason."""
-
-    source: str
-    latencies: Mapping[Key, Measurement] = field(default_factory=dict)
-    accuracies: Mapping[Key, Accuracy] = field(default_factory=dict)
-    holes: Mapping[Key, str] = field(default_factory=dict)
-
-
-def read_results(path: Path) -> Results:
-    """The results in a run folder, a suite's folder, a benchmark's or evaluation's folder, or a measurements.json.
+def parse_result(data: bytes) -> Dict[str, Any]:
+    """The result in some bytes, with every string cleaned.
 
     Raises:
-        ArtifactError: none of these, or damaged.
+        BadResultError: it is no JSON of ours; says where.
     """
-    if path.is_dir() and (path / RUN_FILE).is_file():
-        return _of_run(path)
-    if path.is_dir() and (path / CELLS).is_dir():
-        return _of_suite(path)
-    if path.is_dir() and (path / EVALUATION).is_file():
-        return _of_evaluation(path)
-    if path.is_file() and path.suffix == ".json" or path.is_dir() and (path / measurement.FILE).is_file():
-        return of_measurements(measurement.read_measurements(path), source=str(path))
-    raise ArtifactError(f"{path} holds no results; accepted: a run folder ({RUN_FILE}), a suite's folder ({CELLS}/), the folder of a benchmark or an evaluation, {measurement.FILE}, or a model file",
-                        "measure it first with `edgepress benchmark`")
-
-
-def of_measurements(records: List[Measurement], *, source: str, names: Optional[Mapping[str, str]] = None) -> Results:
-    """Results from measurements; `names` says what each file is called (default: the end of its path)."""
-    names = names or short_names(records)
-    keyed = {Key(names[m.file], m.runtime, m.threads, m.target, _batch(m)): m for m in records}
-    return Results(source, {k: m for k, m in keyed.items() if m.status == "ok"}, {}, {k: str(m.reason) for k, m in keyed.items() if m.status != "ok"})
-
-
-def _batch(m: Measurement) -> int:
-    return int(m.timed.rpartition("batch ")[2]) if m.timed.rpartition("batch ")[2].isdigit() else 1
-
-
-def _of_run(folder: Path) -> Results:
-    run = read_run(folder)
-    variants, accuracies, holes = {}, {}, {}
-    for step, documents in run.of("evaluate"):
-        facts = documents.get(EVALUATION)
-        if facts is not None:
-            key = Key(step["variant"], facts["runtime"]["name"], None, facts.get("target", "local"))
-            variants[facts["sha256"]] = step["variant"]
-            found = _accuracy(facts, folder / step["artifact"])
-            accuracies.update({key: found} if found else {})
-            holes.update({} if found else {key: str(facts.get("reason"))})
-    records = [m for m, _ in run.measurements]
-    names = {m.file: variants.get(m.sha256) or name for m, name in zip(records, map(short_names(records).get, (m.file for m in records)))}
-    measured = of_measurements(records, source=str(folder), names=names)  # type: ignore[arg-type]
-    return Results(str(folder), measured.latencies, accuracies, {**holes, **measured.holes})
-
-
-def _of_evaluation(folder: Path) -> Results:
-    facts = _read(folder / EVALUATION)
-    key = Key(Path(facts["file"]).name, facts["runtime"]["name"], None, facts.get("target", "local"))
-    found = _accuracy(facts, folder)
-    return Results(str(folder), {}, {key: found} if found else {}, {} if found else {key: str(facts.get("reason"))})
-
-
-def _accuracy(facts: Mapping[str, Any], folder: Path) -> Optional[Accuracy]:
-    if facts.get("accuracy") is None:
-        return None
-    if not (folder / PREDICTIONS).is_file():
-        return Accuracy(facts["accuracy"], facts["images"])
-    import numpy as np
-
-    with np.load(folder / PREDICTIONS, allow_pickle=False) as kept:
-        right = kept["probabilities"].argmax(axis=1) == kept["targets"]
-        order = np.argsort(kept["digests"], kind="stable")
-        return Accuracy(facts["accuracy"], facts["images"], "".join("01"[int(v)] for v in right[order]), images_id(kept["digests"][order].tolist()))
-
-
-def images_id(digests: List[str]) -> str:
-    """One short name for a set of images."""
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()[:16]
-
-
-def _of_suite(folder: Path) -> Results:
-    latencies: Dict[Key, Measurement] = {}
-    accuracies: Dict[Key, Accuracy] = {}
-    holes: Dict[Key, str] = {}
-    for file in sorted((folder / CELLS).glob("*.json")):
-        cell = _read(file)
-        try:
-            key = Key(cell["label"], cell["runtime"], cell.get("threads"), cell["target"], cell.get("batch", 1))
-            if cell["status"] != "ok":
-                holes[key] = str(cell["reason"])
-            elif cell["kind"] == "accuracy":
-                accuracies[key] = Accuracy(**cell["accuracy"])
-            else:
-                latencies[key] = measurement.from_json(cell["measurement"], source=str(file))
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{file} is no cell of a suite ({error})", "run the suite again") from error
-    return Results(str(folder), latencies, accuracies, holes)
-
-
-def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file} cannot be read ({error})", "measure again") from error
+        found = json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, parse_int=_bounded, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise BadResultError("it is nested too deeply") from error
+    except ValueError as error:
+        raise BadResultError(str(error)[:300]) from error
+    return check_result(_cleaned(found))
 
 
-def rename_single(old: Results, new: Results) -> Tuple[Results, Results]:
-    """Where each side is about one file only, that file is the same whatever it is called."""
-    names = [{key.name for part in (side.latencies, side.accuracies, side.holes) for key in part} for side in (old, new)]
-    if len(names[0]) != 1 or len(names[1]) != 1 or names[0] == names[1]:
-        return old, new
-    name = names[1].pop()
-    renamed = [{key._replace(name=name): value for key, value in part.items()} for part in (old.latencies, old.accuracies, old.holes)]
-    return Results(old.source, *renamed), new  # type: ignore[arg-type]
+def check_result(result: Any) -> Dict[str, Any]:
+    """A result whose known parts have their types, and those of the results in it (of a job by turns)."""
+    if not isinstance(result, dict):
+        raise BadResultError("it is not an object")
+    for name in ("schema", "job", "status"):
+        if name not in result:
+            raise BadResultError(f"it has no {name!r}")
+    _check_parts(result)
+    for number, one in enumerate(result.get("results", [])):
+        try:
+            _check_parts(one)
+        except BadResultError as error:
+            raise BadResultError(f"case {number}: {error}") from error
+    return result
+
+
+def _check_parts(result: Mapping[str, Any]) -> None:
+    for name, value in result.items():
+        kind, fits = _KINDS.get(name) or _KINDS_BY_END.get(name.rpartition("_")[2]) or ("", _anything)
+        if not fits(value):
+            raise BadResultError(f"{name!r} is {json.dumps(value)[:80]}; accepted: {kind}")
+    if result.get("status") == "failed" and not isinstance(result.get("reason"), str):
+        raise BadResultError("it failed without a reason")
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _amount(value: Any) -> bool:
+    return value is None or (_is_number(value) and value >= 0) or (isinstance(value, list) and all(_is_number(one) and one >= 0 for one in value))
+
+
+def _runtime(value: Any) -> bool:
+    return isinstance(value, dict) and _text(value.get("name")) and _text(value.get("version"))
+
+
+def _latencies(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_number(one) and one > 0 for one in value)
+
+
+def _scores(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) and all(one is None or _is_number(one) for one in row) for row in value)
+
+
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+_KINDS: Mapping[str, Tuple[str, Callable[[Any], bool]]] = {
+    "schema": ("1", lambda value: value == 1 and not isinstance(value, bool)), "status": (", ".join(STATUSES), lambda value: value in STATUSES),
+    "job": ("a text", _text), "reason": ("a text", _text), "hint": ("a text", _text), "error": ("a text", _text), "log": ("a text", lambda value: isinstance(value, str)),
+    "runtime": ("name and version", _runtime), "host": ("an object", lambda value: isinstance(value, dict)), "details": ("an object", lambda value: isinstance(value, dict)),
+    "latencies_ms": ("positive numbers", _latencies), "block_runs": ("numbers", _amount), "rows": ("a number", _amount), "seconds": ("a number", _amount),
+    "probabilities": ("rows of numbers", _scores), "inputs": ("tensors", _objects), "outputs": ("tensors", _objects), "results": ("results", _objects),
+}
+_KINDS_BY_END: Mapping[str, Tuple[str, Callable[[Any], bool]]] = {"ms": ("a number that is not negative", _amount), "bytes": ("a number that is not negative", _amount)}
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"it has the number {name}; accepted: finite ones")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:40])
+
+
+def _bounded(text: str) -> int:
+    value = int(text) if len(text) < 25 else MOST_NUMBER
+    return value if abs(value) < MOST_NUMBER else _refuse(text[:40])
+
+
+def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("it says something twice")
+    return dict(pairs)
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(one) for one in value]
+    if isinstance(value, dict):
+        return {clean(name): _cleaned(one) for name, one in value.items()}
+    return value

@@ -10,6 +10,10 @@ from edgepress.errors import DeviceError
 RESULT_BYTES = 4 << 20  # what a worker may say; files of raw answers have a larger limit of their own
 
 
+class NotThereError(DeviceError):
+    """A file that was to be brought does not exist there."""
+
+
 @dataclass(frozen=True)
 class Completed:
     """A command that ended. `exit_code` is negative where a signal ended it."""
@@ -56,7 +60,8 @@ class Connection(Protocol):
         """Bring a file from there. What comes back from a device is not trusted: its size is limited.
 
         Raises:
-            DeviceError: not there, larger than the limit, or damaged on its way.
+            NotThereError: there is no such file.
+            DeviceError: larger than the limit, or damaged on its way.
         """
 
     def remove(self, path: str) -> None:

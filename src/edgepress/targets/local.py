@@ -12,7 +12,7 @@ from typing import Any, Dict, Mapping, Sequence
 from edgepress.errors import DeviceError, JobError, MissingDependencyError, UnsupportedError
 from edgepress.host import host_facts
 from edgepress.runtimes import load_runtime
-from edgepress.targets.base import RESULT_BYTES, Completed
+from edgepress.targets.base import RESULT_BYTES, Completed, NotThereError
 
 NAME = "local"
 
@@ -90,7 +90,7 @@ class LocalConnection:
     def pull(self, path: str, to: Path, *, max_bytes: int = RESULT_BYTES) -> None:
         """Copy, unless it is the same file."""
         if not os.path.isfile(path):
-            raise DeviceError(f"{path} cannot be brought: there is no such file")
+            raise NotThereError(f"{path} cannot be brought: there is no such file")
         if os.path.getsize(path) > max_bytes:
             raise DeviceError(f"{path} cannot be brought: it is larger than accepted ({max_bytes} bytes)")
         if os.path.abspath(path) != os.path.abspath(to):
