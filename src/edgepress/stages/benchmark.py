@@ -36,7 +36,7 @@ def _on_target(target: str, files: Sequence[Path], config: BenchmarkConfig, *, w
     with hold(target) as connection:
         doubts: Dict[Tuple[Path, str], Optional[str]] = {}
         cases = [_checked(case, doubts, connection, work=work) for case in cases_of(files, config, connection=connection, target=target)]
-        return measurecases_of(cases, config, connection=connection, work=work)
+        return measure_cases(cases, config, connection=connection, work=work)
 
 
 def _checked(case: Case, doubts: Dict[Tuple[Path, str], Optional[str]], connection: Connection, *, work: Path) -> Case:
