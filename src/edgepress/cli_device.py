@@ -252,3 +252,50 @@ def webapp(source: Path, out: Path) -> None:
     with drawn_progress():
         made = write_web_app(source, out)
     click.echo(f"{out}: {made['files']} files, {made['size_bytes'] / 1e6:.1f} MB, with {', '.join(made['models'])}. Put it on a web server with https; to try it here: python -m http.server -d {out} --bind 127.0.0.1")
+
+
+@device.command(context_settings={"ignore_unknown_options": True})
+@click.argument("profile")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--rebuild", is_flag=True, help="fetch Debian and the runtimes anew first")
+def emulate(profile: str, command: Tuple[str, ...], rebuild: bool) -> None:
+    """Play a Raspberry Pi (rpi3, rpi4, rpi5) on this machine: real arm64 programs, with sshd and adbd, until Ctrl-C.
+
+    With a COMMAND after "--" it lives as long as that, which reaches it at ssh://pi@emulated-pi and adb://127.0.0.1:25555. Needs no root; changes nothing on this machine.
+    """
+    import os
+    import subprocess
+
+    from edgepress.emulator import build_root, introduce, start
+
+    with drawn_progress():
+        if rebuild:
+            build_root(rebuild=True)
+        running = start(profile)
+    with running:
+        if command:
+            raise SystemExit(subprocess.run(command, env={**os.environ, **running.environment}, check=False).returncode)
+        click.echo(introduce(running))
+        running.wait()
+
+
+@device.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--profile", default="rpi4", show_default=True, help="whose processor counts: rpi3, rpi4, rpi5")
+@click.option("-o", "--out", type=FILE, help="file for the JSON document")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def instructions(files: Tuple[Path, ...], profile: str, out: Optional[Path], as_json: bool) -> None:
+    """Count the instructions of one inference on a Raspberry Pi's processor, without one: the same number each time, but no time.
+
+    FILEs are .tflite or .onnx files, or artifacts. Shows where int8 or pruning changes what is executed, and catches regressions. Takes half a minute.
+    """
+    from edgepress.artifact import write_json
+    from edgepress.emulator.instructions import count_instructions, format_counts
+
+    with drawn_progress():
+        records = count_instructions(files, profile=profile)
+    if out:
+        write_json(out, records)
+    click.echo(json.dumps(records, indent=2, ensure_ascii=False) if as_json else format_counts(records))
+    if not any(record["status"] == "ok" for record in records):
+        raise UnsupportedError("nothing was counted", "the reasons stand in the table")

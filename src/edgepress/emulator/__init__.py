@@ -6,4 +6,4 @@ from __future__ import annotations
 
 from edgepress.emulator.profiles import PROFILES as PROFILES
 from edgepress.emulator.root import build_root as build_root
-from edgepress.emulator.running import Emulated as Emulated, start as start
+from edgepress.emulator.running import Emulated as Emulated, introduce as introduce, start as start

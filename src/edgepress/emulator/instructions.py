@@ -14,19 +14,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Dict, List, Optional, Sequence
 
-from edgepress.artifact import digest_file
+from edgepress.artifact import digest_file, model_file
 from edgepress.emulator import kernel
 from edgepress.emulator.initramfs import Initramfs
 from edgepress.emulator.profiles import find_profile
 from edgepress.emulator.requirements import QEMU_SYSTEM, require_counting
 from edgepress.emulator.root import PYTHON, SITE, build_root, emulator_home
-from edgepress.errors import JobError, ModelError
+from edgepress.errors import JobError
 from edgepress.progress import report_progress
 from edgepress.worker_pack import worker_bytes
 
 RUNS, WARMUP_RUNS = 12, 3
 BOOT_SECONDS, FILE_SECONDS = 180, 300  # given up after; a boot takes 15 s on a quiet machine
-_RUNTIMES = {".tflite": "litert", ".onnx": "onnxruntime"}
+_RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}
 _LIBRARIES = ("ld-linux", "libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libz.", "libexpat.", "libstdc++.", "libgcc_s.", "libgomp.", "libffi.", "libcrypto.", "libbz2.", "liblzma.")
 _LEFT_OUT = re.compile(r"/(tests?|testing|idlelib|tkinter|ensurepip|turtledemo|lib2to3|transformers|quantization|tools|config-3[^/]*|pydoc_data)$|WebGpu|/include$")
 _PACKAGES = {"litert": ("ai_edge_litert", "backports", "typing_extensions", "flatbuffers", "ml_dtypes", "tqdm"), "onnxruntime": ("onnxruntime", "flatbuffers", "packaging", "google", "protobuf")}
@@ -38,7 +38,7 @@ def count_instructions(files: Sequence[Path], *, profile: str, home: Optional[Pa
     """Instructions per inference of model files on one core of a profile's processor: inputs handed over, inference, outputs read.
 
     Args:
-        files: .tflite and .onnx files.
+        files: .tflite and .onnx files, or artifacts that hold one.
         profile: rpi3, rpi4 or rpi5.
 
     Returns:
@@ -47,32 +47,40 @@ def count_instructions(files: Sequence[Path], *, profile: str, home: Optional[Pa
 
     Raises:
         UnsupportedError: no such profile, or this machine cannot emulate one.
-        ModelError: not a model file.
+        ModelError: not a model file, or several to choose from.
         JobError: the emulated machine ended too early.
     """
     cpu = find_profile(profile).cpu
-    runtimes = [_runtime(file) for file in files]
+    models = [model_file(Path(file), formats=tuple(_RUNTIMES)) for file in files]
+    runtimes = [_RUNTIMES[model.suffix[1:]] for model in models]
     require_counting()
     home = emulator_home() if home is None else home
     root, image = build_root(home), kernel.fetch_kernel(home)
     nonce = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="edgepress-") as work:
         initramfs = Path(work) / "initramfs"
-        _write_initramfs(initramfs, root, files, {"runtimes": runtimes, "runs": RUNS, "warmup_runs": WARMUP_RUNS, "nonce": nonce})
+        _write_initramfs(initramfs, root, models, {"runtimes": runtimes, "runs": RUNS, "warmup_runs": WARMUP_RUNS, "nonce": nonce})
         report_progress(f"counting instructions of {len(files)} file{'s' * (len(files) != 1)} on an emulated {cpu}")
         console = _boot(image, initramfs, cpu=cpu, timeout_seconds=BOOT_SECONDS + FILE_SECONDS * len(files))
     said = [json.loads(line) for line in re.findall(rf"^EDGEPRESS-COUNT {nonce} (.*?)\r?$", console, re.MULTILINE)]
     if not said or not said[-1].get("end"):
         raise JobError("the emulated machine ended before it had counted everything", stdout=console[-4000:], hint="the last lines above say why; with too little memory, give it fewer files")
-    return [_record(file, runtime, answer, profile=profile) for file, runtime, answer in zip(files, runtimes, said)]
+    return [{"model": str(file), "sha256": digest_file(model), "profile": profile, "cpu": cpu, "threads": 1, "measured_on": "emulated", **_outcome(runtime, answer)}
+            for file, model, runtime, answer in zip(files, models, runtimes, said)]
 
 
-def _runtime(file: Path) -> str:
-    if file.suffix not in _RUNTIMES:
-        raise ModelError(f"{file} is no file whose instructions can be counted; accepted: {', '.join(sorted(_RUNTIMES))}", "convert it first: edgepress convert")
-    if not file.is_file():
-        raise ModelError(f"{file} does not exist", "give the path of a model file")
-    return _RUNTIMES[file.suffix]
+def format_counts(records: Sequence[Dict[str, Any]]) -> str:
+    """Counts as a table for people; each against the first file that ran."""
+    first = next((record["instructions"] for record in records if record["status"] == "ok"), None)
+    width = max(len(record["model"]) for record in records)
+    lines = [f"{'model':{width}}  {'instructions':>14}  ratio  runtime"]
+    for record in records:
+        if record["status"] == "ok":
+            lines.append(f"{record['model']:{width}}  {record['instructions']:>14,}  {record['instructions'] / first:5.2f}  {record['runtime']['name']} {record['runtime']['version']}"
+                         + (f" with {record['accelerator']}" if record["accelerator"] else ""))
+        else:
+            lines.append(f"{record['model']:{width}}  {'–':>14}      –  {record['runtime']['name']}: {record['reason']}")
+    return "\n".join([*lines, "", f"Instructions of one inference on one core of a {records[0]['profile']} ({records[0]['cpu']}), counted on an emulated machine: not a time, since memory and caches cost nothing there."])
 
 
 def _write_initramfs(to: Path, root: Path, files: Sequence[Path], job: Dict[str, Any]) -> None:
@@ -116,10 +124,9 @@ def _boot(image: Path, initramfs: Path, *, cpu: str, timeout_seconds: float) -> 
     return done.stdout
 
 
-def _record(file: Path, runtime: str, answer: Dict[str, Any], *, profile: str) -> Dict[str, Any]:
-    record = {"model": file.name, "sha256": digest_file(file), "profile": profile, "cpu": find_profile(profile).cpu, "measured_on": "emulated", "threads": 1}
+def _outcome(runtime: str, answer: Dict[str, Any]) -> Dict[str, Any]:
     if "reason" in answer:
-        return {**record, "status": "unsupported", "runtime": {"name": runtime}, "reason": answer["reason"]}
+        return {"status": "unsupported", "runtime": {"name": runtime}, "reason": answer["reason"]}
     counts = answer["instructions"]
-    return {**record, "status": "ok", "runtime": {"name": runtime, "version": answer["version"]}, "accelerator": answer["details"].get("delegate"), "runs": len(counts),
+    return {"status": "ok", "runtime": {"name": runtime, "version": answer["version"]}, "accelerator": answer["details"].get("delegate"), "runs": len(counts),
             "instructions": int(median(counts)), "instructions_min": min(counts), "instructions_max": max(counts)}

@@ -9,7 +9,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, List, Optional, Sequence
+from typing import IO, Dict, List, Optional, Sequence
 
 from edgepress.emulator import connector, init
 from edgepress.emulator.profiles import find_profile
@@ -54,6 +54,15 @@ class Emulated:
     def adb_socket(self) -> str:
         """For ADB_SERVER_SOCKET."""
         return f"localfilesystem:{self.files}/adb.sock"
+
+    @property
+    def environment(self) -> Dict[str, str]:
+        """Variables with which edgepress, and adb, reach it."""
+        return {"EDGEPRESS_SSH_CONFIG": str(self.ssh_config), "ADB_SERVER_SOCKET": self.adb_socket}
+
+    def wait(self) -> None:
+        """Sleep until it ends."""
+        self._process.wait()
 
     def shell(self, command: str, *, timeout_seconds: float = 120, stdin: Optional[bytes] = None) -> Completed:
         """Run a line of shell there as the user `pi`, without any daemon in between.
@@ -159,6 +168,18 @@ _SSH = """Host {host}
     StrictHostKeyChecking yes
     ProxyCommand {proxy}
 """
+
+
+def introduce(device: Emulated) -> str:
+    """What a person who has just started a device needs to know."""
+    profile = find_profile(device.profile)
+    exports = "\n".join(f"  export {name}={shlex.quote(value)}" for name, value in device.environment.items())
+    return f"""An emulated {profile.board} ({profile.cpu}) is running. Ctrl-C ends it; nothing of it stays. In another terminal:
+{exports}
+  edgepress device check {device.ssh_address}
+  edgepress device check {device.adb_address}
+  ssh -F "$EDGEPRESS_SSH_CONFIG" {SSH_HOST}
+Answers are those of the real arm64 programs; times are not those of a Raspberry Pi."""
 
 
 def start(profile: str, *, daemons: Sequence[str] = DAEMONS, home: Optional[Path] = None) -> Emulated:
