@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -22,6 +23,68 @@ def device() -> None:
     edgepress device add ssh://pi@raspberrypi.local --name pi
     edgepress device check pi
     """
+
+
+@device.command()
+@click.argument("address")
+@click.option("--name", help="how to call it from now on; default: made from the address")
+@click.option("--accept-host-key", metavar="FINGERPRINT", help="the ssh host key to accept without a question: SHA256:…")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def add(address: str, name: Optional[str], accept_host_key: Optional[str], as_json: bool) -> None:
+    """Register a device: ssh://[user@]host[:port] or adb://SERIAL. It is connected to once; an unknown ssh host key is shown, to be compared, and then pinned."""
+    from dataclasses import asdict
+
+    from edgepress.devices import add_device
+
+    def ask(fingerprint: str) -> bool:
+        if not sys.stdin.isatty():
+            return False
+        click.echo(f"{address} has the host key {fingerprint}\nOn the device, this prints it: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub", err=True)
+        return click.confirm("Is it the same?", err=True)
+
+    added = add_device(address, name, ask=ask, accept_host_key=accept_host_key)
+    click.echo(json.dumps(asdict(added), indent=2) if as_json else f"{added.name} is {added.address} ({added.measured_on}); next: edgepress device check {added.name}")
+
+
+@device.command("list")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON document")
+def list_registered(as_json: bool) -> None:
+    """List the registered devices. Looks at none of them."""
+    from dataclasses import asdict
+
+    from edgepress.devices import list_devices
+
+    known = list_devices()
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in known], indent=2))
+        return
+    width = max([len(one.name) for one in known], default=0)
+    for one in known:
+        click.echo(f"{one.name:{width}}  {one.address}  {one.measured_on}  added {one.added}" + (f"  {one.host_key}" if one.host_key else ""))
+    if not known:
+        click.echo("no device is registered; register one with: edgepress device add ssh://pi@raspberrypi.local", err=True)
+
+
+@device.command()
+@click.argument("target")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE...")
+def push(target: str, files: Tuple[Path, ...]) -> None:
+    """Bring files to a device, each under its sha256; prints where they are there. What is there already, byte for byte, is not sent again."""
+    from edgepress.device_use import hold
+
+    with hold(target) as connection:
+        for file in files:
+            click.echo(connection.push(file))
+
+
+@device.command()
+@click.argument("target")
+def forget(target: str) -> None:
+    """Remove a device from the list, by name or address, and the ssh host key that was pinned for it. Nothing changes on the device."""
+    from edgepress.devices import forget_device
+
+    forgotten = forget_device(target)
+    click.echo(f"{forgotten.name} ({forgotten.address}) is forgotten")
 
 
 def _profile_options(command: Any) -> Any:

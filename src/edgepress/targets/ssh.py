@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from edgepress.errors import DeviceError, UnsupportedError
 from edgepress.remote import RemoteConnection, open_remote
@@ -68,7 +68,7 @@ def known_hosts(place: Place) -> str:
     return f'"{own_known_hosts()}" {settings(place).get("userknownhostsfile", "")}'.strip()
 
 
-def settings(place: Place) -> dict[str, str]:
+def settings(place: Place) -> Dict[str, str]:
     """What the user's configuration says about a host, as `ssh -G` prints it.
 
     Raises:
