@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, Tuple
 import click
 
 from edgepress.errors import GateError, RecipeError
-from edgepress.options import config_from, config_options
+from edgepress.options import config_from, config_options, given
 from edgepress.progress import drawn_progress
 from edgepress.recipe import BenchmarkConfig
 
@@ -44,7 +44,8 @@ def compare(words: Tuple[str, ...], gates: Tuple[str, ...], strict: bool, across
 
 
 def extend_benchmark(command: click.Command) -> click.Command:
-    """`benchmark` also checks itself; the rest is the stage."""
+    """`benchmark` also checks itself and runs suites; the rest is the stage."""
+    command.help = f"{command.help}\n\nA suite (a .toml of files, runtimes, threads and targets) is measured into -o, by default runs/NAME; what is there already is kept."
     command.params.append(click.Option(["--self-check"], is_flag=True, help="measure the first file against itself: exit code 4 where it seems faster or slower than itself"))
     command.callback = _dispatched(command.callback)
     return command
@@ -57,9 +58,27 @@ def _dispatched(stage: Optional[Callable[..., None]]) -> Callable[..., None]:
     def body(self_check: bool, **values: Any) -> None:
         if self_check:
             _self_check(values)
+        elif any(path.suffix == ".toml" for path in values["model"]):
+            _suite(values)
         else:
             stage(**values)
     return body
+
+
+def _suite(values: Any) -> None:
+    from edgepress import suites
+    from edgepress.artifact import write_atomic
+    from edgepress.suite_text import matrix
+
+    if len(values["model"]) != 1:
+        raise RecipeError(f"benchmark got {len(values['model'])} paths, one of them a suite; accepted: one suite, or model files")
+    suite = suites.with_options(suites.load_suite(values["model"][0]), given(BenchmarkConfig, values))
+    out = values["out"] or Path("runs") / suite.name
+    with drawn_progress():
+        documents = suites.run_suite(suite, out, again=values["again"])
+    write_atomic(out / "matrix.md", (matrix(documents, markdown=True) + "\n").encode())
+    click.echo(json.dumps(documents, indent=2, ensure_ascii=False) if values["as_json"] else f"{matrix(documents)}\n{out}")
+    suites.require_expected(documents)
 
 
 def _self_check(values: Any) -> None:

@@ -8,7 +8,7 @@ from edgepress.errors import UnsupportedError
 from edgepress.gates import METRICS, Gate, Outcome
 from edgepress.measurement import Measurement, Round, quantile
 from edgepress.ratios import Ratio, latency_ratio, machine_of, own_half_width, rounds_ratio
-from edgepress.results import Accuracy, Key, Results, rename_single
+from edgepress.result_sets import Accuracy, Key, Results, rename_single
 from edgepress.statistics import paired_drop_interval, wilson_interval
 
 MISSING = "it was measured before and is not any more"

@@ -15,7 +15,7 @@ from edgepress.gates import parse_gate
 from edgepress.measurement import Measurement
 from edgepress.ratios import Ratio, latency_ratio
 from edgepress.recipe import BenchmarkConfig
-from edgepress.results import Results, of_measurements, read_results
+from edgepress.result_sets import Results, of_measurements, read_results
 from edgepress.sitting import Case, measure_cases
 from edgepress.stages.benchmark import cases_of
 
