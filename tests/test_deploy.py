@@ -16,7 +16,8 @@ from test_parity import Elsewhere
 from edgepress import bundle_files, deploy as deploying, releases
 from edgepress.artifact import digest_file, write_json
 from edgepress.bundle_files import MANIFEST, check_files
-from edgepress.deploy import deploy, pack, predict_there, rollback
+from edgepress.bundle_archive import write_zip
+from edgepress.deploy import deploy, predict_there, rollback
 from edgepress.errors import ArtifactError, GateError, JobError, UnsupportedError
 from edgepress.recipe import BundleConfig
 from edgepress.stages.bundle import bundle
@@ -29,11 +30,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> List[Path]:
     """Three bundles of one run, with 2, 3 and 4 golden photos."""
     folder = tmp_path_factory.mktemp("bundles")
     run = make_run(folder)
-    made = [folder / f"bundle{count}" for count in (2, 3, 4)]
+    made = [folder / f"made{count}" for count in (2, 3, 4)]
     for count, out in enumerate(made, start=2):
         out.mkdir()
         bundle(out, run=run, config=BundleConfig(golden=count))
-    return made
+    return [out / "bundle" for out in made]
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_deploy_again_and_back(bundles: List[Path], home: Path, tmp_path: Path) 
     first = deploy(bundles[0], Elsewhere(), target="pi")
     assert first.name == NAME and first.previous is None and first.parity["passed"] and first.release == digest_file(bundles[0] / MANIFEST) == current(home)
     assert check_files(home / "current") == [] and "litert" in deploying.format_deployed(first)
-    pack(bundles[1], tmp_path / "b.zip")
+    write_zip(bundles[1], tmp_path / "b.zip")
     second = deploy(tmp_path / "b.zip", Elsewhere())
     assert second.previous == first.release and current(home) == second.release == digest_file(bundles[1] / MANIFEST)
     again = deploy(bundles[1], Elsewhere())
@@ -150,8 +151,7 @@ def test_a_program_that_does_not_run_is_undone(bundles: List[Path], home: Path, 
 
 def test_an_archive_that_was_changed_on_its_way_is_refused(bundles: List[Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = changed(bundles[1], tmp_path / "other", labels__txt="x\n")
-    honest = pack
-    monkeypatch.setattr(deploying, "pack", lambda folder, archive: honest(other, archive))
+    monkeypatch.setattr(deploying, "write_zip", lambda folder, archive: write_zip(other, archive))
     with pytest.raises(ArtifactError, match="what arrived is not the bundle that was sent"):
         deploy(bundles[0], Elsewhere())
     assert not list(home.glob("releases/*")) and not (home / "current").is_symlink()
@@ -258,7 +258,7 @@ def test_killed_at_any_point_a_whole_release_is_current(bundles: List[Path], tmp
         monkeypatch.setattr(releases, name, lambda *_: {} if name == "_selftest" else None)
     jobs = []
     for number, one in enumerate(bundles[:2]):
-        pack(one, tmp_path / f"{number}.zip")
+        write_zip(one, tmp_path / f"{number}.zip")
         jobs.append({"apps": str(tmp_path / "apps"), "name": "app", "release": digest_file(one / MANIFEST), "archive": f"{number}.zip", "keep": 3})
     monkeypatch.setattr(releases, "_selftest", lambda *_: {})
     monkeypatch.setattr(releases, "_try", lambda *_: None)

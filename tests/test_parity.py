@@ -12,13 +12,15 @@ from click.testing import CliRunner
 from PIL import Image
 from stages.test_bundle import make_run
 
-from edgepress import device_use, parity
+from edgepress import device_use, parity, parity_report
 from edgepress.artifact import digest_file, write_json
+from edgepress.bundle_archive import write_zip
 from edgepress.cli import cli
-from edgepress.errors import DatasetError, DeviceError, ModelError, UnsupportedError
+from edgepress.errors import ArtifactError, DatasetError, DeviceError, ModelError, UnsupportedError
 from edgepress.modelspec import ModelSpec, to_json
-from edgepress.parity import Answers, Limit, check_parity, format_report, gate
+from edgepress.parity import check_parity, format_report, gate
 from edgepress.parity_photos import KINDS, hard_photos
+from edgepress.parity_report import Answers, Limit
 from edgepress.preprocess import decode
 from edgepress.recipe import BundleConfig
 from edgepress.stages.bundle import bundle
@@ -63,9 +65,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with golden photos."""
     folder = tmp_path_factory.mktemp("bundle")
-    (folder / "bundle").mkdir()
-    bundle(folder / "bundle", run=make_run(folder), config=BundleConfig(golden=3))
-    return folder / "bundle"
+    (folder / "made").mkdir()
+    bundle(folder / "made", run=make_run(folder), config=BundleConfig(golden=3))
+    return folder / "made" / "bundle"
 
 
 @pytest.mark.parametrize("name", ["tiny_float.tflite", "tiny_int8.tflite", "tiny_float.onnx"])
@@ -79,9 +81,12 @@ def test_the_same_machine_passes_on_hard_photos_and_on_tensors(tmp_path: Path, n
     assert {(case["decoding"], case["pixels"]) for case in report.cases} == {("same", "same")} and json.loads(json.dumps(report.to_json()))["passed"] is True
 
 
-def test_a_bundle_brings_its_golden_photos(packed: Path) -> None:
+def test_a_bundle_brings_its_golden_photos(packed: Path, tmp_path: Path) -> None:
     report = check_parity(packed, Elsewhere())
-    assert report.passed and [case["name"] for case in report.cases][:3] == sorted(p.name for p in (packed / "golden").iterdir())[:3] and len(report.cases) == 3 + len(KINDS)
+    assert report.passed and len(report.cases) == len(list((packed / "golden").iterdir())) + len(KINDS)
+    write_zip(packed, tmp_path / "b.zip")
+    zipped = check_parity(tmp_path / "b.zip", Elsewhere())
+    assert zipped.passed and zipped.cases == report.cases
 
 
 def test_hard_photos_are_what_they_are_called(tmp_path: Path) -> None:
@@ -142,8 +147,8 @@ def test_one_step_of_stored_integers_is_accepted_and_two_are_not() -> None:
     limit = Limit(np.full(3, 1.001 / 256), np.full(3, 1 / 256), "1 step")
     about: Dict[str, Any] = {"names": ["a", "b"], "labels": (), "limit": limit, "file": "x", "sha256": "", "target": "t", "measured_on": "real", "reference": "r"}
     here = answers([[200, 50, 6], [10, 240, 6]])
-    assert parity._compare(here, answers([[199, 51, 6], [10, 240, 6]]), **about).passed
-    report = parity._compare(here, answers([[198, 52, 6], [10, 240, 6]]), **about)
+    assert parity_report.compare(here, answers([[199, 51, 6], [10, 240, 6]]), **about).passed
+    report = parity_report.compare(here, answers([[198, 52, 6], [10, 240, 6]]), **about)
     assert report.problems == ["a: inference: a number of the answer is off by 2 steps of the stored integers; accepted: 1 step"]
 
 
@@ -152,9 +157,9 @@ def test_the_limit_knows_integers_floats_and_other_versions() -> None:
         return Answers(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32), [{}], {"runtime": {"name": "litert", "version": version}, "outputs": outputs})
 
     stored, real = [{"shape": [1, 3], "scale": 0.5}], [{"shape": [1, 3], "scale": None}]
-    assert parity._limit(DATA / "tiny_int8.tflite", answers("1", stored), answers("1", stored)).values == pytest.approx([0.5005] * 3)
-    assert parity._limit(DATA / "tiny_float.tflite", answers("1", real), answers("1", real)).values == pytest.approx([1e-4] * 3)
-    other = parity._limit(DATA / "tiny_float.tflite", answers("1", real), answers("2", real))
+    assert parity_report.limit_of(DATA / "tiny_int8.tflite", answers("1", stored), answers("1", stored)).values == pytest.approx([0.5005] * 3)
+    assert parity_report.limit_of(DATA / "tiny_float.tflite", answers("1", real), answers("1", real)).values == pytest.approx([1e-4] * 3)
+    other = parity_report.limit_of(DATA / "tiny_float.tflite", answers("1", real), answers("2", real))
     assert other.values == pytest.approx([0.005] * 3) and "litert 2 there against litert 1" in other.text
 
 
@@ -162,7 +167,7 @@ def test_classes_as_good_as_equal_may_swap() -> None:
     about: Dict[str, Any] = {"names": ["a"], "labels": ("x", "y"), "limit": Limit(np.full(2, 0.01), None, ""), "file": "x", "sha256": "", "target": "t", "measured_on": "real", "reference": "r"}
     facts = {"runtime": {}, "versions": {}, "delegate": None}
     here, there = (Answers(np.float32([row]), np.float32([row]), [{"inputs_sha256": "a"}], facts) for row in ([0.501, 0.499], [0.499, 0.501]))
-    report = parity._compare(here, there, **about)
+    report = parity_report.compare(here, there, **about)
     assert report.passed and "as good as equal" in report.notes[0]
 
 
@@ -196,8 +201,10 @@ def test_what_cannot_be_compared_is_an_error(packed: Path, model: Path, tmp_path
         check_parity(model, Elsewhere(), images=[tmp_path / "none.jpg"])
     shutil.copytree(packed, tmp_path / "b")
     (tmp_path / "b" / "golden.json").write_text("{}")
-    with pytest.raises(ModelError, match="not what the bundle's manifest lists"):
+    with pytest.raises(ArtifactError, match="golden.json is damaged"):
         check_parity(tmp_path / "b", Elsewhere())
+    with pytest.raises(ModelError, match="not what the bundle's manifest lists"):
+        check_parity(tmp_path / "b" / "model.tflite", Elsewhere())
     (tmp_path / "bad.tflite").write_bytes(b"no model")
     with pytest.raises(ModelError, match="not a TFLite file"):
         check_parity(tmp_path / "bad.tflite", Elsewhere())

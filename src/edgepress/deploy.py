@@ -1,27 +1,23 @@
 """Bring a bundle to a device as a release: pushed, proven there, compared with this machine, made current in one rename, or not at all."""
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from edgepress import bundle_files, parity
 from edgepress.artifact import digest_file
+from edgepress.bundle_archive import opened_bundle, write_zip
 from edgepress.errors import ArtifactError, DeviceError, EdgepressError, GateError, JobError, UnsupportedError
-from edgepress.extract import extract
 from edgepress.jobs import run_job
 from edgepress.progress import report_progress
 from edgepress.releases import check_name
 from edgepress.runtimes import RUNTIMES, load_runtime
 from edgepress.targets.base import Connection
 
-_OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
-NO_BUNDLE = "accepted: the folder or the .zip that `edgepress bundle` writes"
 TIMEOUT_SECONDS = 1200
 
 
@@ -57,13 +53,13 @@ def deploy(bundle: Path, connection: Connection, name: Optional[str] = None, *, 
         UnsupportedError: no runtime of the bundle is on the device.
     """
     place = target or connection.address
-    with _opened(bundle) as folder, tempfile.TemporaryDirectory(prefix="edgepress-deploy-") as temporary:
+    with opened_bundle(bundle) as folder, tempfile.TemporaryDirectory(prefix="edgepress-deploy-") as temporary:
         manifest = bundle_files.read_manifest(folder)
         name = check_name(name or app_name(manifest))
         _verify(folder, key)
         runtime = _runtime(manifest, connection, place)
         work, release = Path(temporary), digest_file(folder / bundle_files.MANIFEST)
-        pack(folder, work / f"{name}.zip")
+        write_zip(folder, work / f"{name}.zip")
         report_progress(f"{place}: sending {name} ({(work / f'{name}.zip').stat().st_size / 1e6:.1f} MB), unpacking and testing it there")
         job = {"runtime": runtime, "name": name, "release": release}
         staged = act({**job, "action": "stage", "archive": f"{name}.zip", **({"key": str(key.resolve())} if key else {})}, connection, work=work)
@@ -154,28 +150,6 @@ def only_app(connection: Connection, place: str) -> str:
     return check_name(names[0])
 
 
-@contextlib.contextmanager
-def _opened(bundle: Path) -> Iterator[Path]:
-    """The folder of a bundle, whole; a zip is unpacked by our own extractor.
-
-    Raises:
-        ArtifactError: no bundle, or a damaged one.
-    """
-    with tempfile.TemporaryDirectory(prefix="edgepress-bundle-") as temporary:
-        if bundle.is_file():
-            extract(bundle, Path(temporary) / "bundle")
-            inside = list((Path(temporary) / "bundle").iterdir())
-            folder = inside[0] if len(inside) == 1 and inside[0].is_dir() else Path(temporary) / "bundle"
-        else:
-            folder = bundle
-        if not (folder / bundle_files.MANIFEST).is_file():
-            raise ArtifactError(f"{bundle} is no bundle: it has no {bundle_files.MANIFEST}; {NO_BUNDLE}", "make one with `edgepress bundle RUN -o bundle/`")
-        problems = bundle_files.check_files(folder)
-        if problems:
-            raise ArtifactError(f"{bundle} is not as it was packed: {problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""), "pack it again; nothing was sent")
-        yield folder
-
-
 def _verify(folder: Path, key: Optional[Path]) -> None:
     if key is None:
         return
@@ -201,15 +175,6 @@ def _compare(folder: Path, manifest: Mapping[str, Any], connection: Connection, 
     except EdgepressError:
         act(undo, connection, work=work)
         raise
-
-
-def pack(folder: Path, archive: Path) -> None:
-    """Write every file of a folder into a zip, sorted, without times or modes: same files, same bytes."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=_OLDEST)
-            entry.create_system, entry.external_attr = 3, 0o100644 << 16
-            file.writestr(entry, path.read_bytes())
 
 
 def predict_there(photos: Tuple[Path, ...], connection: Connection, *, name: Optional[str] = None, target: Optional[str] = None, top: int = 3) -> List[Dict[str, Any]]:
