@@ -2,6 +2,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
@@ -17,6 +23,7 @@ from edgepress.device_install import choose_lock, install_commands, installable,
 from edgepress.device_probe import decode_throttled, probe
 from edgepress.device_profiles import device_data, fits, profile_facts, profile_names
 from edgepress.device_text import check_text, probe_text
+from edgepress.device_use import hold
 from edgepress.errors import DeviceError, RecipeError, UnsupportedError
 from edgepress.locks import DISTRIBUTIONS, PYTHONS
 from edgepress.targets.base import Completed
@@ -86,6 +93,13 @@ def test_the_illegal_instruction_of_onnxruntime(name: str, version: str, breaks:
 def test_an_installed_version_that_will_die_is_a_problem_though_others_work() -> None:
     found = check(with_package(pi(), onnxruntime="1.21.0", numpy="2.2.4", pillow="11.0.0"))
     assert set(problems(found)) == {"cpu"} and installable(pi(), found) == ["litert", "onnxruntime"]  # the locked version mends it
+
+
+def test_the_environment_of_the_runtime_itself_counts_first() -> None:
+    facts = with_package(pi(place={"path": "/home/pi/.edgepress", "writable": True, "noexec": False}), onnxruntime="1.21.0", numpy="2.2.4", pillow="11.0.0")
+    own = {**facts["python"][0], "path": "/home/pi/.edgepress/runtimes/onnxruntime/bin/python", "prefix": "/home/pi/.edgepress/runtimes/onnxruntime", "venv": True,
+           "packages": {"onnxruntime": "1.31.1", "numpy": "2.5.5", "pillow": "13.0.0"}}
+    assert problems(check(facts)) and not problems(check({**facts, "python": [*facts["python"], own]}))
 
 
 def test_tflite_runtime_on_python_3_13_names_what_exists_and_what_works() -> None:
@@ -228,3 +242,35 @@ def test_probe_and_check_of_this_machine() -> None:
     done = CliRunner().invoke(cli, ["device", "probe", "local", "--json"])
     assert done.exit_code == 0 and json.loads(done.output)["machine"]
     assert "Python" in CliRunner().invoke(cli, ["device", "check", "local"]).output
+
+
+@pytest.mark.device
+def test_the_emulated_pi_says_what_it_is(emulated_pi: Any) -> None:
+    for address, android in ((emulated_pi.ssh_address, False), (emulated_pi.adb_address, True)):
+        with hold(address) as connection:
+            facts = probe(connection)
+        assert (facts["machine"], facts["bits"], facts["cpu"], facts["os_version"], facts["emulated"]) == ("aarch64", 64, "Cortex-A72", "13", "rpi4")
+        assert facts["throttled"] == decode_throttled(0) and "asimddp" not in facts["cpu_flags"] and {"litert", "onnxruntime"} <= set(facts["runtimes"]) and bool(facts["android"]) == android
+        assert not problems(check(facts)) and "emulated" in {finding.code for finding in check(facts)}
+
+
+@pytest.mark.device
+@pytest.mark.slow
+def test_the_illegal_instruction_is_real_and_was_foretold(emulated_pi: Any, tmp_path: Path) -> None:
+    """onnxruntime 1.21.0 is put where the device's Python finds it first: check tells what the import then does."""
+    platform = ["--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64", "--python-version", "3.13", "--implementation", "cp", "--abi", "cp313", "--only-binary=:all:"]
+    done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *platform, "--dest", str(tmp_path), "onnxruntime==1.21.0"], capture_output=True, text=True, check=False)
+    if done.returncode and not os.environ.get("EDGEPRESS_REQUIRE_EMULATOR"):
+        pytest.skip(f"the package index cannot be reached: {done.stderr[-200:]}")
+    site = emulated_pi.root / "home/pi/.local/lib/python3.13/site-packages"
+    try:
+        zipfile.ZipFile(next(tmp_path.glob("onnxruntime-1.21.0-*.whl"))).extractall(site)
+        with hold(emulated_pi.ssh_address) as connection:
+            facts = probe(connection)
+        found = problems(check(facts))
+        assert facts["runtimes"]["onnxruntime"] == "1.21.0" and set(found) == {"cpu"} and "Cortex-A72" in found["cpu"].message
+        done = emulated_pi.shell("python3 -c 'import onnxruntime'")
+        assert done.exit_code == -signal.SIGILL and "Illegal instruction" in done.stderr
+    finally:
+        shutil.rmtree(emulated_pi.root / "home/pi/.local", ignore_errors=True)
+    assert emulated_pi.shell("python3 -c 'import onnxruntime; print(onnxruntime.__version__)'").stdout.strip() == "1.31.1"

@@ -27,6 +27,7 @@ class Elsewhere(LocalConnection):
     """This machine under another address, with another PATH and home: a device without what is not in it."""
 
     address = "ssh://pi@pi"
+    home = ""  # the script finds it
 
     def __init__(self, path: Path, home: Path) -> None:
         self.environment = {"PATH": str(path), "HOME": str(home)}

@@ -118,12 +118,19 @@ def _runtime(facts: Facts, runtime: str, version: Optional[str], model: Optional
     if model is not None and model.form not in device_data()["runtimes"][runtime]["formats"]:
         yield Finding("format", PROBLEM, f"{runtime} does not open .{model.form} files; use {' or '.join(_opening(model))}", subject=runtime)
         return
-    home = next((p for p in facts["python"] if DISTRIBUTIONS[runtime] in p["packages"]), None)
+    home = _home(facts, runtime)
     if home is not None and version in (None, home["packages"][DISTRIBUTIONS[runtime]]):
         yield from _installed(facts, runtime, home, numpy)
     else:
         yield from _to_install(facts, runtime, version, numpy)
     yield from _room(facts, runtime, model, installed=home is not None)
+
+
+def _home(facts: Facts, runtime: str) -> Optional[Mapping[str, Any]]:
+    """The Python that would run it there: its own environment, else the first that has it (as Connection.interpreter chooses)."""
+    own = f"{facts['place']['path']}/runtimes/{runtime}"
+    having = [python for python in facts["python"] if DISTRIBUTIONS[runtime] in python["packages"]]
+    return min(having, key=lambda python: python["prefix"] != own, default=None)
 
 
 def _installed(facts: Facts, runtime: str, python: Mapping[str, Any], numpy: Optional[str]) -> Iterator[Finding]:

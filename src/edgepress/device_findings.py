@@ -108,7 +108,7 @@ def place_findings(facts: Facts) -> Iterator[Finding]:
 
 def state_findings(facts: Facts) -> Iterator[Finding]:
     """What would spoil a measurement at this moment: power, heat, clock, load, battery."""
-    found = [*_power(facts), *_speed(facts), *_battery(facts["android"] or {})]
+    found = [*_power(facts), *([] if facts["emulated"] else _speed(facts)), *_battery(facts["android"] or {})]
     yield from (replace(finding, subject=STATE) for finding in found)
 
 

@@ -6,11 +6,11 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from edgepress.device_findings import PROBLEM, Facts, Finding, minor_version, usable_pythons, wheel_machine
-from edgepress.device_probe import ANDROID_PLACE
 from edgepress.device_profiles import device_data, fits, known_failures
 from edgepress.errors import UnsupportedError
 from edgepress.locks import DISTRIBUTIONS, REQUIREMENTS, Lock, lock_text, locked, read_lock
 
+ANDROID_PLACE = "/data/local/tmp/edgepress"  # the only folder of a phone where adb may write and execute
 
 def choose_lock(facts: Facts, runtime: str) -> Tuple[Optional[Mapping[str, Any]], Optional[Lock]]:
     """The first Python of the device that the runtime's locked wheels fit, and their lock; (None, None) where there is none."""

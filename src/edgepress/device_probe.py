@@ -11,16 +11,16 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from edgepress.errors import DeviceError
 from edgepress.locks import DISTRIBUTIONS
 from edgepress.targets.base import Connection
-from edgepress.targets.local import runtime_folder
 
 DATA = Path(__file__).resolve().parent / "data"
 TIMEOUT_SECONDS = 180
 MAX_CHARACTERS = 200_000
 MAX_PYTHONS = 16
-ANDROID_PLACE = "/data/local/tmp/edgepress"
 # Raspberry Pi documentation, "vcgencmd get_throttled": bit → what it means now; the same plus 16: since the device was started.
 THROTTLED = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
-CPU_PARTS = {"0xb76": "ARM1176", "0xc07": "Cortex-A7", "0xd03": "Cortex-A53", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0b": "Cortex-A76"}
+CPU_PARTS = {  # Arm names no core in /proc/cpuinfo, only its number; where there are several kinds, sort -u leaves the largest last
+    "0xb76": "ARM1176", "0xc07": "Cortex-A7", "0xd03": "Cortex-A53", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76",
+    "0xd0d": "Cortex-A77", "0xd41": "Cortex-A78", "0xd46": "Cortex-A510", "0xd47": "Cortex-A710", "0xd4d": "Cortex-A715", "0xd80": "Cortex-A520", "0xd81": "Cortex-A720"}
 PYTHON_KEYS = {"path": str, "prefix": str, "version": str, "implementation": str, "bits": int, "venv": bool, "free_threaded": bool, "ensurepip": bool, "glibc": str,
                "externally_managed": bool, "packages": dict}
 
@@ -46,9 +46,7 @@ def probe(connection: Connection) -> Dict[str, Any]:
 
 def _where(connection: Connection) -> Tuple[str, str]:
     """The folder that edgepress uses there, and a Python to ask first; "" for the usual ones."""
-    if connection.address == "local":
-        return str(runtime_folder("any").parent.parent), sys.executable
-    return (ANDROID_PLACE if connection.address.startswith("adb:") else ""), ""
+    return getattr(connection, "home", ""), sys.executable if connection.address == "local" else ""
 
 
 def read_lines(output: str, nonce: str) -> Optional[Lines]:
@@ -79,7 +77,7 @@ def to_facts(lines: Lines) -> Dict[str, Any]:
         "os_id": _text(lines, "os_id"), "os_version": _text(lines, "os_version"), "os_title": _text(lines, "os_title"), "board": _text(lines, "board"),
         "python": pythons, "python_broken": [text[:200] for text in lines.get("python_broken", [])[:MAX_PYTHONS]],
         "glibc": _glibc(lines, first), "numpy": first["packages"].get("numpy") if first else None, "page_size": _number(lines, "page_size", 1 << 10, 1 << 20),
-        "cpu": _text(lines, "cpu") or CPU_PARTS.get((_text(lines, "cpu_part") or "").split(" ")[0]), "cpu_part": _text(lines, "cpu_part"), "cpu_flags": _flags(lines), "cpus": _number(lines, "cpus", 1, 4096),
+        "cpu": CPU_PARTS.get((_text(lines, "cpu_part") or "").split(" ")[-1]) or _text(lines, "cpu"), "cpu_part": _text(lines, "cpu_part"), "cpu_flags": _flags(lines), "cpus": _number(lines, "cpus", 1, 4096),
         "memory_bytes": _bytes(lines, "memory_kb"), "memory_free_bytes": _bytes(lines, "memory_free_kb"), "free_bytes": _bytes(lines, "free_kb"),
         "place": {"path": _text(lines, "place"), "writable": _yes(lines, "writable"), "noexec": _yes(lines, "noexec")},
         "load_average": _load(lines), "governor": _text(lines, "governor"),

@@ -1,7 +1,7 @@
 # What kind of device this is, as lines "key=value" between two marks. Reads only; needs nothing beyond a POSIX shell.
 # $1: a word that the marks carry, $2: the Python program that is run in each Python found, $3: the folder edgepress would use ("" = ~/.edgepress),
 # $4: a Python to ask first, or "".
-PATH="$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/system/bin:/data/data/com.termux/files/usr/bin"
+PATH="$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/data/data/com.termux/files/usr/bin"
 export PATH
 cd / 2>/dev/null
 : "${HOME:=/}"
