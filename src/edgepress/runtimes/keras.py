@@ -20,8 +20,8 @@ PORTABLE = False
 class KerasSession:
     """An open Keras model, traced once per input shape."""
 
-    def __init__(self, model: Any, *, tensorflow: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, *, tensorflow: Any, device: Optional[str] = None) -> None:
+        self._model, self._device = model, device
         self._function = tensorflow.function(lambda *arrays: model(arrays[0] if len(arrays) == 1 else list(arrays), training=False))
         self.inputs = [_tensor_info(t) for t in model.inputs]
         self.outputs = [_tensor_info(t) for t in model.outputs]
@@ -29,7 +29,8 @@ class KerasSession:
     @property
     def details(self) -> Dict[str, Any]:
         """Number of layers and weights."""
-        return {"layers": len(self._model.layers), "weights": int(self._model.count_params())}
+        found: Dict[str, Any] = {"layers": len(self._model.layers), "weights": int(self._model.count_params())}
+        return {**found, "accelerator": {"provider": "TensorFlow", "device": "GPU", "adapter": self._device, "copies_timed": True}} if self._device else found
 
     def run(self, arrays: Sequence[np.ndarray]) -> List[np.ndarray]:
         """One inference."""
@@ -68,18 +69,32 @@ def open_model(path: str, *, threads: int, accelerator: Optional[str] = None) ->
         UnsafeModelError: the file would run code while it is being loaded.
         MissingDependencyError: TensorFlow is not installed.
     """
-    if accelerator is not None:
-        raise UnsupportedError(f"{NAME} has no accelerator {accelerator!r} here; accepted: none (the CPU)", "leave the accelerator out")
+    if accelerator not in (None, "gpu"):
+        raise UnsupportedError(f"{NAME} has no accelerator {accelerator!r}; accepted: gpu", "leave the accelerator out for the CPU")
     from edgepress.tf import import_tensorflow
 
     tensorflow, _ = import_tensorflow()
+    device = _choose_device(tensorflow, accelerator)
     try:
         tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
         tensorflow.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:  # TensorFlow has run something in this process already; a worker opens one model per process, so it has the threads asked for
         if tensorflow.config.threading.get_intra_op_parallelism_threads() != threads:
             raise
-    return KerasSession(_load(path), tensorflow=tensorflow)
+    return KerasSession(_load(path), tensorflow=tensorflow, device=device)
+
+
+def _choose_device(tensorflow: Any, accelerator: Optional[str]) -> Optional[str]:
+    """Name of the GPU that will do the work, or None for the CPU, which then does it even where there is a GPU."""
+    found = tensorflow.config.list_physical_devices("GPU")
+    if accelerator is None:
+        if found:
+            tensorflow.config.set_visible_devices([], "GPU")
+        return None
+    if not found:
+        raise UnsupportedError("TensorFlow finds no GPU here, so Keras would run on the CPU", "leave the accelerator out, or install tensorflow[and-cuda] where there is one")
+    tensorflow.config.set_soft_device_placement(False)  # an operator without a GPU kernel is an error, not silently the CPU's
+    return str(tensorflow.config.experimental.get_device_details(found[0]).get("device_name", found[0].name))
 
 
 def _load(path: str) -> Any:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from edgepress.errors import UnsupportedError
+from edgepress.runtimes.accelerators import parse_accelerator
 from edgepress.runtimes.base import Session, distribution_version
 from edgepress.runtimes.interpreter import check_interpreter, open_interpreter
 
@@ -34,5 +36,12 @@ def version() -> str:
 
 
 def open_model(path: str, *, threads: int, accelerator: Optional[str] = None) -> Session:
-    """Open a TFLite file; see `base.Runtime.open_model`."""
+    """Open a TFLite file; see `base.Runtime.open_model`. The accelerator is gpu, or none for the CPU."""
+    if accelerator is not None:
+        wanted = parse_accelerator(accelerator)
+        if wanted.name != "gpu":
+            raise UnsupportedError(f"{NAME} has no accelerator {wanted.name!r}; accepted: gpu", "leave the accelerator out for the CPU")
+        from edgepress.runtimes.litert_gpu import open_gpu
+
+        return open_gpu(path, wanted)
     return open_interpreter(_interpreter(), path, runtime=NAME, threads=threads, accelerator=accelerator)
