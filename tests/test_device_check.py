@@ -168,6 +168,11 @@ def test_the_model_decides_the_runtime_and_brings_its_own_limits() -> None:
                                                                "hybrid_depthwise": False, "activations": None, "weight_bits": 8})
     assert "does not load in tflite-runtime 2.14" in problems(check(pi(python="3.11"), runtime="tflite_runtime", model=dynamic))["file"].message
     assert not problems(check(pi(python="3.11"), runtime="litert", model=dynamic))
+    int8 = replace(dynamic, known={**dynamic.known, "operators": {}, "scheme": "static_wi8_ai8"})  # slow in tflite-runtime on x86, where this test may run, and not on Arm
+    assert "file" not in {finding.code for finding in check(pi(python="3.11"), runtime="tflite_runtime", model=int8)}
+    assert "file" in {finding.code for finding in check(pi(python="3.11", machine="x86_64"), runtime="tflite_runtime", model=int8)}
+    assert "was not made for it" in problems(check(pi(python="3.11"), runtime="tflite_runtime", model=replace(dynamic, runtimes=["litert"])))["format"].message
+    assert {finding.subject for finding in check(pi(python="3.11"), model=replace(dynamic, runtimes=["litert"]))} == {"device", "litert", "model"}
     assert problems(check(pi(free_bytes=400 << 20), model=replace(onnx, size_bytes=200 << 20)))["space"]
 
 

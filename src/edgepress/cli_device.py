@@ -89,7 +89,7 @@ def forget(target: str) -> None:
 
 def _profile_options(command: Any) -> Any:
     """What says which device is meant where it is not at hand."""
-    for name, kind, text in (("--numpy", str, "NumPy version that the runtime will meet there"), ("--bits", int, "of its system, with --profile: 32 or 64"),
+    for name, kind, text in (("--bits", int, "of its system, with --profile: 32 or 64"),
                              ("--python", str, "version of its Python, with --profile"), ("--profile", str, "a kind of device instead of one: rpi3, rpi4, rpi5, zero2w, android")):
         command = click.option(name, type=kind, help=text)(command)
     return command
@@ -112,6 +112,7 @@ def probe(target: str, as_json: bool) -> None:
 @device.command()
 @click.argument("target", required=False)
 @_profile_options
+@click.option("--numpy", help="NumPy version that the runtime will meet there; default: the locked one, or what is beside it")
 @click.option("--model", type=FILE, help="the file or bundle that is to run there")
 @click.option("--runtime", help="runtime that is to be used there; default: each that opens the model")
 @click.option("--runtime-version", "version", help="its version; default: the installed or else the locked one")
@@ -141,12 +142,12 @@ def check(target: Optional[str], model: Optional[Path], runtime: Optional[str], 
 @_profile_options
 @click.option("--runtime", required=True, help="runtime to install there: litert, onnxruntime or tflite_runtime")
 @click.option("-o", "--out", type=FILE, required=True, help="folder for the wheels and their requirements.txt")
-def wheels(target: Optional[str], runtime: str, out: Path, numpy: Optional[str], **profile: Any) -> None:
+def wheels(target: Optional[str], runtime: str, out: Path, **profile: Any) -> None:
     """Download the wheels of a runtime for a device through pip, each checked against its hash, to install them there without a network."""
     from edgepress.device_install import lock_for
     from edgepress.locks import write_wheelhouse
 
-    lock = lock_for(_meant(target, numpy=numpy, **profile).facts, runtime)
+    lock = lock_for(_meant(target, **profile).facts, runtime)
     files = write_wheelhouse(runtime, lock.python, lock.machine, out)
     click.echo(f"{out}: {len(files)} wheels of {runtime} {lock.version} for Python {lock.python} on {lock.machine}, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB, and requirements.txt")
 

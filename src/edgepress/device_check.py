@@ -22,27 +22,39 @@ LOW_MEMORY_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a check needs to know of the model file. `known` are the facts that profiles.check reads."""
+    """What a check needs to know of the model file. `known` are the facts that profiles.check reads, `runtimes` those a bundle was made for (None: no bundle)."""
 
     name: str
     form: str
     size_bytes: int
     channel_order: Optional[str]
     known: Mapping[str, Any]
+    runtimes: Optional[Sequence[str]] = None
 
 
 def read_model(path: Path) -> ModelFacts:
-    """The facts of a .tflite or .onnx file, or of the only one in a folder (a bundle, an artifact).
+    """The facts of a .tflite or .onnx file, the only one in a folder, or the main one of a bundle (folder or zip).
 
     Raises:
         EdgepressError: not there, not such a file, or damaged.
     """
     from edgepress.artifact import model_file
+    from edgepress.bundle_archive import opened_bundle
+    from edgepress.bundle_files import MANIFEST, read_manifest
+
+    if path.suffix.lower() == ".zip" or (path / MANIFEST).is_file():
+        with opened_bundle(path) as folder:
+            manifest = read_manifest(folder)
+            facts = _file_facts(folder / manifest["model"])
+            return replace(facts, size_bytes=sum(entry["size_bytes"] for entry in manifest["files"].values()), runtimes=manifest["runtimes"])
+    return _file_facts(model_file(path, formats=("tflite", "onnx")))
+
+
+def _file_facts(file: Path) -> ModelFacts:
     from edgepress.metadata import find_spec
 
-    file = model_file(path, formats=("tflite", "onnx"))
     spec = find_spec(file)
-    return ModelFacts(file.name, file.suffix[1:], file.stat().st_size, spec.channel_order if spec else None, profiles.file_facts(file))
+    return ModelFacts(file.name, file.suffix[1:].lower(), file.stat().st_size, spec.channel_order if spec else None, profiles.file_facts(file))
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,10 @@ def check(facts: Facts, *, runtime: Optional[str] = None, version: Optional[str]
 
 
 def _opening(model: Optional[ModelFacts]) -> List[str]:
-    return [runtime for runtime in DISTRIBUTIONS if model is None or model.form in device_data()["runtimes"][runtime]["formats"]]
+    """Runtimes that open a model, and for which a bundle was made."""
+    if model is None:
+        return list(DISTRIBUTIONS)
+    return [runtime for runtime in DISTRIBUTIONS if model.form in device_data()["runtimes"][runtime]["formats"] and (model.runtimes is None or runtime in model.runtimes)]
 
 
 def _runtimes(facts: Facts, runtime: Optional[str], version: Optional[str], model: Optional[ModelFacts], numpy: Optional[str]) -> List[Finding]:
@@ -115,8 +130,10 @@ def _runtimes(facts: Facts, runtime: Optional[str], version: Optional[str], mode
 
 
 def _runtime(facts: Facts, runtime: str, version: Optional[str], model: Optional[ModelFacts], numpy: Optional[str]) -> Iterator[Finding]:
-    if model is not None and model.form not in device_data()["runtimes"][runtime]["formats"]:
-        yield Finding("format", PROBLEM, f"{runtime} does not open .{model.form} files; use {' or '.join(_opening(model))}", subject=runtime)
+    if model is not None and runtime not in _opening(model):
+        opens = model.form in device_data()["runtimes"][runtime]["formats"]
+        why = "the bundle was not made for it: it would answer wrongly" if opens else f"it does not open .{model.form} files"
+        yield Finding("format", PROBLEM, f"{runtime} cannot be used: {why}", f"use {' or '.join(_opening(model))}", subject=runtime)
         return
     home = _home(facts, runtime)
     if home is not None and version in (None, home["packages"][DISTRIBUTIONS[runtime]]):
@@ -224,7 +241,7 @@ def _newest(facts: Facts, runtime: str) -> str:
 def _model(facts: Facts, model: ModelFacts, runtimes: Sequence[str]) -> Iterator[Finding]:
     for runtime in runtimes:
         profile = _profile(facts, runtime)
-        for found in profiles.check(profile, model.known) if profile else []:
+        for found in profiles.check(profile, {**model.known, "machine": wheel_machine(facts)}):
             level = PROBLEM if found["status"] == "refused" and len(runtimes) == 1 else WARNING
             yield Finding("file", level, f"in {runtime}: {found['reason']}", found["remedy"], subject=MODEL)
     if model.channel_order is None:
@@ -234,7 +251,8 @@ def _model(facts: Facts, model: ModelFacts, runtimes: Sequence[str]) -> Iterator
         yield Finding("channel-order", OK, f"{model.name} says how it wants its pictures; with picamera2 ask for format \"BGR888\", which gives R,G,B (\"RGB888\" gives B,G,R)", subject=MODEL)
 
 
-def _profile(facts: Facts, runtime: str) -> Optional[str]:
+def _profile(facts: Facts, runtime: str) -> str:
+    """The name under which profiles.py knows the runtime on this device."""
     if runtime == "tflite_runtime":
         return "tflite_runtime_2.14"
     if wheel_machine(facts) == "x86_64":

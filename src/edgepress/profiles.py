@@ -75,7 +75,7 @@ RULES: Tuple[Rule, ...] = (
          "tflite-runtime 2.14 reads only the first of the per-channel scales of a dynamic FULLY_CONNECTED and answers wrongly without an error",
          "quantize again with --profile tflite_runtime_2.14, which gives that operator one scale"),
     # Here: the Python wheel of 2.14 gives int8 operators to reference-like kernels, not to XNNPACK: float 7.2 ms, int8 57.7 ms. Arm has NEON kernels.
-    Rule(OLD, "slow", lambda f: f["scheme"] == "static_wi8_ai8" and _is_x86(),
+    Rule(OLD, "slow", lambda f: f["scheme"] == "static_wi8_ai8" and _meant_x86(f),
          "tflite-runtime 2.14 on x86 runs int8 operators without XNNPACK: 8 times slower than float (57.7 ms against 7.2 ms)",
          "measure int8 on the device itself or in litert"),
     # Here: MobileNetV3-Small 224, float 1.8 ms, int8 4.0 ms (quieter machine: 0.87 and 3.04): 20 delegate partitions instead of 1.
@@ -86,7 +86,7 @@ RULES: Tuple[Rule, ...] = (
     Rule(TFLITE, "slow", lambda f: f["scheme"] == "static_wi8_ai16",
          "16-bit activations run in reference kernels, 46 to 64 times slower than float (measured on x86)", "use it to find out what int8 activations cost, and ship static_wi8_ai8"),
     # Here: float 7.0 ms, dynamic 16.3 ms: DEPTHWISE_CONV_2D has no hybrid XNNPACK kernel. On Arm dynamic does help (ruy).
-    Rule(("litert", "android") + OLD, "slow", lambda f: f["hybrid_depthwise"] and (_is_x86() or f.get("profile") == "android"),
+    Rule(("litert", "android") + OLD, "slow", lambda f: f["hybrid_depthwise"] and (_meant_x86(f) or f.get("profile") == "android"),
          "dynamic DEPTHWISE_CONV_2D is not delegated: 2.3 times slower than float on x86", "use static_wi8_ai8 for speed, weight_only_wi8_afp32 for size"),
     # LiteRT#9215, XNNPACK#11036: "failed to delegate FULLY_CONNECTED node".
     Rule(TFLITE, "refused", lambda f: f["sparse"] and f["scheme"] not in ("float32", "float16"),
@@ -125,8 +125,13 @@ def find(name: Optional[str], form: str) -> Profile:
     return PROFILES[name]
 
 
-def _is_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")
+def _is_x86(machine: Optional[str] = None) -> bool:
+    return (machine or platform.machine()).lower() in ("x86_64", "amd64", "i686", "i386")
+
+
+def _meant_x86(facts: Facts) -> bool:
+    """Whether the machine that is asked about is one: facts["machine"], else this one."""
+    return _is_x86(facts["machine"]) if facts.get("machine") else _is_x86()
 
 
 def this_machine(form: str) -> str:
