@@ -27,6 +27,7 @@ UNLISTED = (MANIFEST, "model.sig")  # a manifest cannot list itself, nor the sig
 UNKNOWN = "unknown"
 CONSTANT = 1e-6  # answers that differ by less over all photos do not depend on the photo
 TIMEOUT_SECONDS = 600
+LARGEST_JSON = 64 << 20
 
 
 def read_manifest(folder: Path) -> Dict[str, Any]:
@@ -36,13 +37,19 @@ def read_manifest(folder: Path) -> Dict[str, Any]:
         ArtifactError: no manifest, or one that cannot be.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _read_json(folder / MANIFEST)
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{folder / MANIFEST} cannot be read ({error})", "copy the whole bundle folder again") from error
     problem = _manifest_problem(manifest)
     if problem:
         raise ArtifactError(f"{folder / MANIFEST} {problem}", "copy the whole bundle folder again")
     return manifest
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file() or path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"it is no file, or larger than {LARGEST_JSON >> 20} MiB" if path.exists() else "it does not exist")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _manifest_problem(manifest: Any) -> Optional[str]:
@@ -71,9 +78,9 @@ def check_files(folder: Path) -> List[str]:
     problems = [f"{name} is missing" for name in sorted(set(listed) - found)]
     problems += [f"{name} does not belong to the bundle" for name in sorted(found - set(listed) - set(UNLISTED))]
     for name in sorted(set(listed) & found):
-        if os.path.islink(folder / name):
-            problems.append(f"{name} is a link; accepted: files")
-        elif file_facts(folder / name) != listed[name]:
+        if os.path.islink(folder / name) or not os.path.isfile(folder / name):
+            problems.append(f"{name} is a link or a device; accepted: files")
+        elif os.path.getsize(folder / name) != listed[name].get("size_bytes") or file_facts(folder / name) != listed[name]:
             problems.append(f"{name} is damaged: its bytes are not the ones that were packed")
     return problems
 
@@ -155,9 +162,11 @@ def _run_worker(folder: Path, job: Mapping[str, Any], python: str) -> Dict[str, 
 
 def check_golden(folder: Path, *, runtime: Optional[str] = None, threads: int = 1, model: Optional[str] = None) -> Tuple[List[str], Dict[str, Any]]:
     """What is wrong with the model's answers on the golden photos, and the worker's result. Decoding and resizing are part of it."""
-    golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
     manifest = select_model(read_manifest(folder), model)
+    golden = _read_json(folder / GOLDEN)
     images = golden["images"]
+    if not images or any(image["file"] not in manifest["files"] for image in images):
+        raise ArtifactError(f"{folder / GOLDEN} names photos that are not among the bundle's files", "copy the whole bundle folder again")
     main = {"tolerance": golden["tolerance"], "probabilities": [image["probabilities"] for image in images]}
     expected = golden.get("others", {}).get(model, main)
     result = run_images(folder, [image["file"] for image in images], manifest=manifest, runtime=runtime, threads=threads)
@@ -207,6 +216,7 @@ def rank(probabilities: Sequence[Optional[float]], spec: ModelSpec, *, top: int,
 
 
 def format_answer(answer: Mapping[str, Any]) -> str:
-    """One line for people about a photo's answer."""
+    """One line for people about a photo's answer; labels of somebody else's bundle cannot steer the terminal."""
     listed = ", ".join(f"{top['label']} {top['probability']:.1%}" for top in answer["top"])
-    return f"{answer['photo']}: " + (f"{UNKNOWN} ({listed})" if answer["label"] == UNKNOWN else listed)
+    line = f"{answer['photo']}: " + (f"{UNKNOWN} ({listed})" if answer["label"] == UNKNOWN else listed)
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)

@@ -184,7 +184,7 @@ def run_command(command: Callable[[Path], int], folder: Path) -> int:
     except EdgepressError as error:
         sys.stderr.write(f"Error: {error}\n")
         return error.exit_code
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:  # golden.json or model.json of somebody else's making, a disk that fails
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError, OSError) as error:  # golden.json or model.json of somebody else's making, a disk that fails
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

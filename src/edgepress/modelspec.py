@@ -76,7 +76,7 @@ def from_json(text: Union[str, bytes], *, source: str = SPEC_FILE) -> ModelSpec:
     """
     try:
         data: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{source} is not valid JSON ({error})", "write it again with `edgepress convert`") from error
     if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise ModelError(f"{source} is not a ModelSpec of schema {SCHEMA}", "write it again with this version of edgepress")

@@ -253,6 +253,8 @@ def hash_file(path: str) -> str:
 
 
 def _read(path: str, most: int) -> bytes:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise NotVerified(f"{path} is no file")
     try:
         with open(path, "rb") as file:
             data = file.read(most + 1)
