@@ -13,7 +13,7 @@ from typing import Any, Mapping, Sequence
 
 import pytest
 
-from edgepress import device_probe
+from edgepress import power
 from edgepress.device_probe import DATA, decode_throttled, probe, read_lines, to_facts
 from edgepress.errors import DeviceError
 from edgepress.targets.base import Completed
@@ -141,7 +141,7 @@ def test_a_python_that_answers_nonsense_is_left_out(change: dict) -> None:
 
 def test_throttling_is_decoded_bit_by_bit() -> None:
     assert decode_throttled(0) == {"raw": 0, "now": [], "since_start": []}
-    for bit, text in device_probe.THROTTLED.items():
+    for bit, text in power.NOW.items():
         assert decode_throttled(1 << bit)["now"] == [text] and decode_throttled(1 << bit)["since_start"] == []
         assert decode_throttled(1 << bit + 16)["since_start"] == [text] and decode_throttled(1 << bit + 16)["now"] == []
 

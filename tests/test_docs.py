@@ -11,7 +11,7 @@ from edgepress.cli import cli
 from edgepress.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted(p for pattern in ("*.md", "docs/*.md", "models/*/README.md", "benchmarks/*.md", "device/*.md") for p in ROOT.glob(pattern))
+DOCUMENTS = sorted(p for pattern in ("*.md", "docs/*.md", "models/*/README.md", "benchmarks/*.md", "device/*.md", "device/*/README.md") for p in ROOT.glob(pattern))
 
 
 def commands(document: Path) -> list:

@@ -10,14 +10,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from edgepress.errors import DeviceError
 from edgepress.locks import DISTRIBUTIONS
+from edgepress.power import SINCE_BOOT, throttle_words
 from edgepress.targets.base import Connection
 
 DATA = Path(__file__).resolve().parent / "data"
 TIMEOUT_SECONDS = 180
 MAX_CHARACTERS = 200_000
 MAX_PYTHONS = 16
-# Raspberry Pi documentation, "vcgencmd get_throttled": bit → what it means now; the same plus 16: since the device was started.
-THROTTLED = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 CPU_PARTS = {  # Arm names no core in /proc/cpuinfo, only its number; where there are several kinds, sort -u leaves the largest last
     "0xb76": "ARM1176", "0xc07": "Cortex-A7", "0xd03": "Cortex-A53", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76",
     "0xd0d": "Cortex-A77", "0xd41": "Cortex-A78", "0xd46": "Cortex-A510", "0xd47": "Cortex-A710", "0xd4d": "Cortex-A715", "0xd80": "Cortex-A520", "0xd81": "Cortex-A720"}
@@ -88,7 +87,7 @@ def to_facts(lines: Lines) -> Dict[str, Any]:
 
 def decode_throttled(raw: int) -> Dict[str, Any]:
     """What the number of `vcgencmd get_throttled` says: {"raw", "now": [...], "since_start": [...]}."""
-    return {"raw": raw, "now": [text for bit, text in THROTTLED.items() if raw >> bit & 1], "since_start": [text for bit, text in THROTTLED.items() if raw >> bit + 16 & 1]}
+    return {"raw": raw, "now": throttle_words(raw), "since_start": throttle_words(raw >> SINCE_BOOT)}
 
 
 def _text(lines: Lines, key: str) -> Optional[str]:
