@@ -1,8 +1,9 @@
 """How much does our measuring add? Our worker's median against a bare loop of the runtime itself, and the overhead of a session's run.
 
-    python benchmarks/harness.py FILE… [--rounds 5] [--seconds 1]
+    python benchmarks/harness.py [FILE…] [--rounds 5] [--seconds 1] [--json]
 
-Bar: the medians of worker and bare loop within 3 % (5 % where the machine is shared), a session's run ≤ 5 µs above the runtime's own calls.
+Bar: a session's run at most 5 µs above the runtime's own calls (by the fastest runs; exit code 4 where it is missed). The loop's own share (two readings of
+the clock) is measured in every benchmark and kept as timer_ns. Without files the tiny ones of the tests are taken: they show the overhead best.
 The two take turns in fresh processes, so that a busy machine hits both; the ratio of each pair of turns is what counts.
 """
 from __future__ import annotations
@@ -65,6 +66,8 @@ while time.perf_counter() < end or len(latencies) < 50:
     latencies.append((time.perf_counter_ns() - start) / 1e6)
 print(json.dumps(latencies))
 """
+TINY = [Path(__file__).resolve().parents[1] / "tests" / "data" / name for name in ("tiny_float.tflite", "tiny_int8.tflite", "tiny_float.onnx")]
+BAR_US = 5.0
 RUNTIME = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
@@ -99,10 +102,10 @@ def compare(file: Path, *, rounds: int, seconds: float) -> Dict[str, Any]:
             "overhead_us": 1e3 * statistics.median(min(a) - min(b) for a, b in pairs)}
 
 
-def main() -> None:
+def main() -> int:
     """Print a table; --json for programs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("files", nargs="*", type=Path, default=TINY)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")
@@ -110,11 +113,12 @@ def main() -> None:
     rows = [compare(file, rounds=given.rounds, seconds=given.seconds) for file in given.files]
     if given.json:
         print(json.dumps(rows, indent=2))
-        return
+        return 0 if all(row["overhead_us"] <= BAR_US for row in rows) else 4
     print(f"{'file':40} {'ours ms':>9} {'bare ms':>9} {'median ratio':>13} {'min ratio':>10} {'overhead µs':>12}")
     for r in rows:
         print(f"{r['file'][-40:]:40} {r['ours_ms']:9.4f} {r['bare_ms']:9.4f} {r['median_ratio']:13.3f} {r['min_ratio']:10.3f} {r['overhead_us']:12.2f}")
+    return 0 if all(row["overhead_us"] <= BAR_US for row in rows) else 4
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
