@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import sys
+import traceback
 
 _POWER_OFF = 0x4321FEDC
 
@@ -24,9 +25,10 @@ def main() -> None:
         for number, runtime in enumerate(job["runtimes"]):
             _say(job["nonce"], {"file": number, **_count(f"/edgepress/{number}", runtime, job)})
         _say(job["nonce"], {"end": True})
+    except BaseException:
+        traceback.print_exc()  # now: afterwards the machine is off
     finally:
-        sys.stdout.flush()
-        libc.reboot(ctypes.c_int(_POWER_OFF - (1 << 32) if _POWER_OFF >> 31 else _POWER_OFF))
+        libc.reboot(_POWER_OFF)
 
 
 def _count(path: str, runtime: str, job: dict) -> dict:

@@ -78,15 +78,15 @@ def _unpack(package: Path, root: Path, only: Optional[str]) -> None:
         raise JobError(f"{package.name} cannot be unpacked", hint="it is damaged; try again")
 
 
-def download_wheels(requirements: Sequence[str], *, python: str, folder: Path) -> List[Path]:
-    """Wheels for aarch64 Linux and a Python version, with all they depend on, from the package index that pip is set up with.
+def download_wheels(requirements: Sequence[str], *, python: str, folder: Path, dependencies: bool = True) -> List[Path]:
+    """Wheels for aarch64 Linux and a Python version (and what they depend on), from the package index that pip is set up with.
 
     Raises:
         JobError: pip failed; holds its messages.
     """
     platforms = [part for platform in _PLATFORMS for part in ("--platform", platform)]
     _run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", *platforms, "--python-version", python, "--implementation", "cp",
-          "--abi", f"cp{python.replace('.', '')}", "--abi", "abi3", "--abi", "none", "--dest", str(folder), *requirements])
+          "--abi", f"cp{python.replace('.', '')}", "--abi", "abi3", "--abi", "none", *([] if dependencies else ["--no-deps"]), "--dest", str(folder), *requirements])
     return sorted(folder.glob("*.whl"))
 
 

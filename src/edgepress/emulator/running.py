@@ -236,11 +236,12 @@ def _ask(process: subprocess.Popen, request: dict) -> None:
         line = ""
     if not line:
         process.kill()
-        raise DeviceError(f"the emulated device has ended: {_rest(process.stderr)}", "start it anew")
+        said = _rest(process.stderr)
+        raise DeviceError("the emulated device has ended" + (f": {said}" if said else ""), "start it anew")
     error = json.loads(line)["error"]
     if error:
         raise DeviceError(f"the emulated device could not {request.get('do', 'start')}: {error}", "see device/emulator/README.md for what this machine must allow")
 
 
 def _rest(stream: IO[str]) -> str:
-    return stream.read()[-2000:].strip() or "it said nothing"
+    return "" if stream.closed else stream.read()[-2000:].strip()
