@@ -98,7 +98,10 @@ class Page:
         """Wait until an expression is true, and return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            value = self.run(f"Promise.resolve(({condition})).catch(() => null)")
+            try:
+                value = self.run(f"(async () => ({condition}))().catch(() => null)")
+            except RuntimeError:  # the page is just being replaced by another one
+                value = None
             if value:
                 return value
             time.sleep(0.05)

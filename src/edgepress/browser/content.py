@@ -2,129 +2,66 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import PIL
 
 import edgepress
-from edgepress import bundle_files, bundle_golden, parity_photos, predictions, report_data
+from edgepress import bundle_golden, parity_photos
 from edgepress.artifact import digest_file, write_json
 from edgepress.browser import packages
-from edgepress.errors import ArtifactError, EdgepressError, UnsupportedError
+from edgepress.browser.sources import Model, Photo, Source, opened_source
+from edgepress.errors import EdgepressError, UnsupportedError
 from edgepress.jobs import available_runtimes, run_job
-from edgepress.metadata import find_spec
 from edgepress.model_size import gzip_bytes
-from edgepress.modelspec import ModelSpec, read_spec
+from edgepress.modelspec import ModelSpec
 from edgepress.preprocess import load_pixels
 from edgepress.progress import report_progress
 
 SCHEMA = 1
 APP = "app.json"
-GOLDEN_PHOTOS = 8  # of a run; a bundle brings its own
+AT_ONCE = 2  # models that are asked beside each other: nothing is timed here
 VERTICAL_FIRST = 13  # since this version Pillow shrinks tall images vertically first, and some pixels differ by 1
 
 
-@dataclass(frozen=True)
-class Photo:
-    """One photo of the page. Golden ones decide whether a browser answers as the host; hard ones are shown for its decoder."""
-
-    path: Path
-    label: Optional[str]
-    kind: str  # golden | hard
-
-
-@dataclass(frozen=True)
-class Model:
-    """One file of the page. `expected` are the host's answers to the golden photos, None where they have yet to be computed."""
-
-    path: Path
-    name: str  # below models/
-    variant: str
-    spec: ModelSpec
-    tolerance: float
-    runtime: str
-    expected: Optional[List[List[float]]]
-
-
-def write_content(source: Path, to: Path, *, served: bool) -> Dict[str, Any]:
+def write_content(path: Path, to: Path, *, served: bool) -> Dict[str, Any]:
     """Write the page of a bundle or run into the folder `to`, without the runtimes; returns what `app.json` says.
 
     Raises:
         ArtifactError: neither a bundle nor a run, or damaged.
         UnsupportedError: no runtime here that answers the photos of a run.
     """
-    with tempfile.TemporaryDirectory(prefix="edgepress-page-") as work:
-        name, models, photos = _read(source, Path(work))
-        photos = [*photos, *(Photo(path, None, "hard") for path in parity_photos.hard_photos(Path(work) / "hard", photos[0].path))]
-        files = _copy_photos(photos, to)
-        documents = [_write_model(model, photos, to, Path(work)) for model in models]
-    known = all(len(model["expected"]) == len(photos) for model in documents)
-    if not known:  # nothing here opens the file: the bundle's own answers are all there is
-        files = [file for file in files if file["kind"] == "golden"]
-    used = {"onnxruntime-web" if model["format"] == "onnx" else "litert-web" for model in documents}
-    app = {"schema": SCHEMA, "version": edgepress.__version__, "name": name, "served": served, "webgpu": served or used == {"litert-web"}, "packages": packages.versions(),
-           "labels": documents[0]["spec"]["labels"], "models": documents, "photos": files}
+    with tempfile.TemporaryDirectory(prefix="edgepress-page-") as folder:
+        work = Path(folder)
+        with opened_source(path, work) as source:
+            app = _write(source, to, work, served=served)
     write_json(to / APP, app)
-    _write_page(to, name)
+    _write_page(to, app["name"])
     return app
 
 
-def _read(source: Path, work: Path) -> Tuple[str, List[Model], List[Photo]]:
-    if (source / bundle_files.MANIFEST).is_file():
-        return _read_bundle(source)
-    if report_data.is_run(source):
-        return _read_run(source, work)
-    raise ArtifactError(f"{source} is neither a bundle nor a run", "give the folder that `edgepress bundle` or `edgepress run` made")
+def _write(source: Source, to: Path, work: Path, *, served: bool) -> Dict[str, Any]:
+    photos = [*source.photos, *_hard(source.photos, work / "hard")]
+    files = _copy_photos(photos, to)
+    report_progress(f"the answers of this machine to {len(photos)} photos, of {len(source.models)} file{'s' if len(source.models) > 1 else ''}")
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        models = list(pool.map(lambda model: _write_model(model, photos, to, work), source.models))
+    if any(len(model["expected"]) < len(photos) for model in models):  # nothing here opens a bundle's file: its own answers are all there is
+        files = [file for file in files if file["kind"] == "golden"]
+    return {"schema": SCHEMA, "version": edgepress.__version__, "name": source.name, "served": served, "webgpu": served or {model["format"] for model in models} == {"tflite"},
+            "packages": packages.versions(), "labels": models[0]["spec"]["labels"], "models": models, "photos": files}
 
 
-def _read_bundle(folder: Path) -> Tuple[str, List[Model], List[Photo]]:
-    manifest = bundle_files.read_manifest(folder)
-    problems = bundle_files.check_files(folder)
-    if problems:
-        raise ArtifactError(f"{folder}: {problems[0]}", "copy the whole bundle folder again")
-    golden = json.loads((folder / bundle_files.GOLDEN).read_text(encoding="utf-8"))
-    expected = [image["probabilities"] for image in golden["images"]]
-    model = Model(folder / manifest["model"], manifest["model"], manifest["variant"], read_spec(folder), golden["tolerance"], manifest["runtimes"][0], expected)
-    return manifest["name"], [model], [Photo(folder / image["file"], image["label"], "golden") for image in golden["images"]]
-
-
-def _read_run(folder: Path, work: Path) -> Tuple[str, List[Model], List[Photo]]:
-    """Every file of the run that ran, once, and golden photos chosen as for a bundle."""
-    run = report_data.read_run(folder)
-    rows: Dict[str, Mapping[str, Any]] = {}
-    for row in report_data.comparison_rows(run):
-        if row["status"] == "ok":
-            rows.setdefault(row["variant"], row)
-    if not rows:
-        raise ArtifactError(f"no file of {folder} ran, so there is nothing to show", "see the report for the reasons")
-    evaluations = {variant: row["sources"]["evaluation"].rpartition("/")[0] for variant, row in rows.items()}
-    sources = {step["artifact"]: folder / step["inputs"]["model"] for step in run.steps if step["stage"] == "evaluate"}
-    models = []
-    for variant, row in rows.items():
-        path = sources[evaluations[variant]]
-        if not path.is_file() or digest_file(path) != row["sha256"]:
-            raise ArtifactError(f"{path} is not the file that was evaluated: it is gone or its bytes changed", "run the recipe again")
-        spec = find_spec(path)
-        if spec is not None:
-            models.append(Model(path, f"{variant.rpartition('.')[0]}{path.suffix}", variant, spec, bundle_golden.tolerance(variant), row["runtime"], None))
-    return folder.name, models, _run_photos(folder / evaluations[models[0].variant], models[0].spec, work / "golden")
-
-
-def _run_photos(evaluation: Path, spec: ModelSpec, to: Path) -> List[Photo]:
-    score = predictions.read_score(evaluation)
-    assert score.probabilities is not None and score.targets is not None  # a row with status ok has them
-    chosen = bundle_golden.choose_photos(score.probabilities, score.targets, score.paths, score.digests, count=GOLDEN_PHOTOS)
-    to.mkdir()
-    for number, index in enumerate(chosen):
-        bundle_golden.write_copy(Path(score.paths[index]), to / f"{number:02}.png", spec)
-    return [Photo(to / f"{number:02}.png", score.labels[score.targets[index]], "golden") for number, index in enumerate(chosen)]
+def _hard(golden: Sequence[Photo], folder: Path) -> List[Photo]:
+    """Photos that are hard to decode, made from the first one; not those that a bundle has among its golden ones."""
+    known = {bundle_golden.KINDS[photo.path.stem] for photo in golden if photo.path.stem in bundle_golden.KINDS}
+    return [Photo(path, None, "hard") for path in parity_photos.hard_photos(folder, golden[0].path) if path.name not in known]
 
 
 def _copy_photos(photos: Sequence[Photo], to: Path) -> List[Dict[str, Any]]:
@@ -139,14 +76,14 @@ def _copy_photos(photos: Sequence[Photo], to: Path) -> List[Dict[str, Any]]:
 
 def _write_model(model: Model, photos: Sequence[Photo], to: Path, work: Path) -> Dict[str, Any]:
     """Copy the file, the host's pixels and its answers; what app.json says about it."""
-    report_progress(f"{model.variant}: the answers of this machine")
-    (to / "models").mkdir(exist_ok=True)
-    shutil.copyfile(model.path, to / "models" / model.name)
+    name = f"models/{model.name}"
+    (to / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model.path, to / name)
     pixels = np.stack([load_pixels(photo.path, model.spec) for photo in photos])
     spec = {**dataclasses.asdict(model.spec), "vertical_first": int(PIL.__version__.split(".")[0]) >= VERTICAL_FIRST}
     info, answers = _ask(model, pixels, work)
     golden = model.expected if model.expected is not None else answers[:sum(photo.kind == "golden" for photo in photos)]
-    return {"file": f"models/{model.name}", "variant": model.variant, "format": "onnx" if model.path.suffix == ".onnx" else "tflite", "sha256": digest_file(model.path),
+    return {"file": name, "variant": model.variant, "format": "onnx" if model.path.suffix == ".onnx" else "tflite", "sha256": digest_file(model.path),
             "size_bytes": model.path.stat().st_size, "gzip_bytes": gzip_bytes(model.path), "tolerance": model.tolerance, "spec": spec, **info,
             "expected": [*golden, *answers[len(golden):]], "pixels": _write_pixels(pixels, model.spec, to)}
 
@@ -159,11 +96,12 @@ def _ask(model: Model, pixels: np.ndarray, work: Path) -> Tuple[Dict[str, Any], 
         raise UnsupportedError(f"no runtime here opens {model.path.name}, so nothing says what the page should answer", "edgepress runtimes")
     if runtime is None:
         return {"input": None, "output": None}, []
-    np.save(work / "pixels.npy", pixels)
+    (work / model.variant).mkdir()
+    np.save(work / model.variant / "pixels.npy", pixels)
     job = {"runtime": runtime, "model": str(model.path.resolve()), "sha256": digest_file(model.path), "threads": 1}
     try:
-        info = run_job({**job, "job": "info"}, work=work)
-        result = run_job({**job, "job": "predict", "pixels": "pixels.npy", "spec": dataclasses.asdict(model.spec)}, work=work)
+        info = run_job({**job, "job": "info"}, work=work / model.variant)
+        result = run_job({**job, "job": "predict", "pixels": "pixels.npy", "spec": dataclasses.asdict(model.spec)}, work=work / model.variant)
     except EdgepressError:
         if model.expected is None:
             raise

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-from edgepress import measurement
 from edgepress.browser.qr import qr_text
 from edgepress.browser.serving import Serving, exposure, serving
 from edgepress.errors import MissingDependencyError
 from edgepress.measurement import Measurement
+from edgepress.measurement_table import table
 from edgepress.progress import drawn_progress
 
 
@@ -19,7 +19,7 @@ def serve_here(source: Path, *, host: str, port: int, https: bool, out: Optional
     Raises:
         As `serving`.
     """
-    with drawn_progress() as _, serving(source, out=out, host=host, port=port, https=https, once=once, tell=_tell) as page:
+    with drawn_progress(), serving(source, out=out, host=host, port=port, https=https, once=once, tell=_tell) as page:
         _greet(page, host, https)
         try:
             page.finished.wait()
@@ -44,7 +44,7 @@ def _greet(page: Serving, host: str, https: bool) -> None:
 
 
 def _tell(found: List[Measurement]) -> None:
-    _say(measurement.table(found))
+    _say(table(found))
 
 
 def _say(text: str) -> None:

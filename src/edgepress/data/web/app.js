@@ -66,6 +66,9 @@ async function measureAll() {
   }
 }
 
+/** A text that may break after the parts of a file's name. */
+const breakable = text => text.split(/(?<=[_.@])(?=[a-z])/).flatMap((part, i) => i ? [document.createElement('wbr'), part] : [part]);
+
 async function measureModel(model) {
   const {app, facts} = state;
   const bytes = await modelBytes(model), photos = await photoPixels(app, model);
@@ -81,16 +84,17 @@ async function measureModel(model) {
 
 const where = ({threads, accelerator}) => accelerator === 'webgpu' ? 'WebGPU' : `${threads} thread${threads > 1 ? 's' : ''}`;
 
-function showRow(model, configuration, {record}) {
+function showRow(model, configuration, {record, largest}) {
   const found = figures(record), row = make('tr');
   const good = record.status === 'ok';
   const cells = [['File', model.variant], ['Runs in', `${record.runtime} ${record.runtime_version ?? ''}, ${where(configuration)}`],
-                 ['Answers', good ? 'as on the host' : record.status === 'failed' ? record.reason : `does not run: ${record.reason}`, good ? 'good' : 'bad']];
+                 ['Answers', good ? `as on the host${largest < 0.00005 ? '' : ` (± ${largest.toFixed(4)})`}` : record.status === 'failed' ? record.reason : `does not run: ${record.reason}`, good ? 'good' : 'bad']];
   cells.push(...[['Median', found?.median], ['p90', found?.p90], ['Fastest', found?.fastest], ['Opens in', found?.opens]].map(([label, value]) => [label, milliseconds(value), 'n']));
   for (const [label, text, className = ''] of cells) {
     const cell = make('td', '', className);
     cell.dataset.label = label;
-    cell.append(make('span', text));
+    cell.append(make('span', ''));
+    cell.firstChild.append(...breakable(text));
     row.append(cell);
   }
   at('results').hidden = false;

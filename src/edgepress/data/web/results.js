@@ -5,7 +5,7 @@ import {median, quantile} from './measure.js';
 import {loadPixels} from './pixels.js';
 import {Engine} from './browser.js';
 
-const SETTINGS = {min_runs: 50, min_seconds: 2, max_seconds: 30, warmup_seconds: 0.2};
+export const SETTINGS = {min_runs: 50, min_seconds: 2, max_seconds: 30, warmup_seconds: 0.2};
 const SPREAD = 0.1;
 const EQUAL_PIXELS = 2;  // levels of 255: decoders round differently
 
@@ -48,12 +48,13 @@ export async function runConfiguration({app, model, bytes, photos, configuration
     const answers = [];
     for (const photo of photos) answers.push(photo.pixels ? await engine.ask('answer', photo.pixels) : null);
     const problems = judge(app, model, answers);
-    if (problems.length) return {record: {...record, status: 'failed', reason: `answers differ from the host's: ${problems[0]}`.slice(0, 300)}, answers, problems};
+    if (problems.length) return {record: {...record, status: 'failed', reason: `answers differ from the host's: ${problems[0]}`.slice(0, 300)}, answers};
     onStep('measuring');
     const raw = await engine.ask('benchmark', SETTINGS, SETTINGS.max_seconds + 60);
-    return {record: timedRecord(record, opened, raw), answers, problems: []};
+    const largest = Math.max(...app.photos.map((photo, i) => photo.kind === 'golden' ? difference(answers[i], model.expected[i]) : 0));
+    return {record: timedRecord(record, opened, raw), answers, largest};
   } catch (error) {
-    return {record: {...record, status: 'unsupported', reason: String(error.message ?? error).slice(0, 300)}, answers: [], problems: []};
+    return {record: {...record, status: 'unsupported', reason: String(error.message ?? error).slice(0, 300)}, answers: []};
   } finally {
     engine.close();
   }
@@ -95,7 +96,7 @@ export function doubts(records, facts) {
   if (facts.headless) found.push('A headless browser measured this: recorded as emulated, no figure of a phone.');
   if (!facts.isolated) found.push('The page is not isolated, so this browser lends no threads and its clock is coarse. Over https or on localhost both are better.');
   const grouped = timed.filter(record => record.settings.runs_per_sample > 1);
-  if (grouped.length) found.push(`The clock ticks every ${milliseconds(grouped[0].settings.timer_resolution_ms)}: a sample of ${grouped.map(r => `${r.settings.runs_per_sample}`).join(', ')} runs was timed at once and divided.`);
+  if (grouped.length) found.push(`The clock ticks every ${milliseconds(grouped[0].settings.timer_resolution_ms)}: where runs are short, up to ${Math.max(...grouped.map(record => record.settings.runs_per_sample))} were timed together and divided.`);
   if (timed.some(record => figures(record).spread > SPREAD)) found.push('The runs lie far apart: close other tabs and programs, plug the device in, and measure again; or compare the fastest.');
   const none = timed.filter(record => record.format === 'tflite' && !record.accelerator && !record.details.delegate);
   if (none.length) found.push('LiteRT named no delegate: these may be its slow reference kernels.');
