@@ -187,6 +187,16 @@ def test_the_commands_that_install(address: Optional[str], copy: str, home: str)
     assert "--break-system-packages" not in str(commands) and "sudo pip" not in str(commands)
 
 
+def test_an_emulated_device_that_forgets_gets_no_commands() -> None:
+    assert install_commands(pi(), "litert", target="emu://rpi4", address="emu://rpi4") == []
+    assert "pip install" not in check_text(pi(), check(pi()), target="e", option="e", address="emu://rpi4").replace("`pip install`", "")
+
+
+def test_a_version_that_is_not_locked_is_said() -> None:
+    assert ("version", WARNING) in {(f.code, f.level) for f in check(pi(), runtime="onnxruntime", version="1.21.1")}
+    assert "version" not in {f.code for f in check(pi(), runtime="onnxruntime", version="1.21.0")}  # its problem is enough
+
+
 def test_a_32_bit_system_takes_numpy_from_apt() -> None:
     commands = [command for _, command in install_commands(pi(bits=32, python="3.11"), "tflite_runtime", target="p", address=None)]
     assert "sudo apt install python3-numpy python3-pil" in commands and any("--system-site-packages" in command for command in commands)

@@ -97,19 +97,31 @@ def test_a_foreign_wheel_of_the_same_name_is_not_overwritten(index: Path, tmp_pa
     assert (tmp_path / "wheels" / "numpy-1.0-py3-none-any.whl").read_bytes() == before
 
 
+def test_a_place_that_cannot_hold_them_is_an_error(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for to in (tmp_path / "file", Path("/proc/wheels")):
+        with pytest.raises(ArtifactError, match="cannot hold the wheels"):
+            locks.download_wheels("litert", "3.11", "aarch64", to)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_wheelhouse_has_its_requirements(index: Path, tmp_path: Path) -> None:
+    files = locks.write_wheelhouse("litert", "3.11", "aarch64", tmp_path / "wheels")
+    assert (tmp_path / "wheels" / "requirements.txt").read_text() == locks.lock_text("litert", "3.11", "aarch64") and len(files) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64" or ("tflite_runtime", HERE, "x86_64") not in locks.locked(), reason="needs CPython 3.9 to 3.11 on x86_64")
 def test_a_lock_installs_offline_with_hashes(tmp_path: Path) -> None:
     """The smallest one (about 25 MB), from the real index into a fresh venv, installed with the command that `device check` prints."""
     try:
-        locks.download_wheels("tflite_runtime", HERE, "x86_64", tmp_path / "wheels")
+        locks.write_wheelhouse("tflite_runtime", HERE, "x86_64", tmp_path / "wheels")
     except JobError as error:
         if os.environ.get("EDGEPRESS_REQUIRE_EMULATOR") or not re.search("Connection|Temporary failure|timed out|No matching", str(error)):
             raise
         pytest.skip("the package index cannot be reached")
-    (tmp_path / "requirements.txt").write_text(locks.lock_text("tflite_runtime", HERE, "x86_64"))
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
-    done = subprocess.run(["env/bin/pip", "install", "--no-index", "--find-links", "wheels", "--require-hashes", "-r", "requirements.txt"], cwd=tmp_path,
+    done = subprocess.run(["env/bin/pip", "install", "--no-index", "--find-links", "wheels", "--require-hashes", "-r", "wheels/requirements.txt"], cwd=tmp_path,
                           env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     code = "from tflite_runtime.interpreter import Interpreter; import numpy, PIL; print(numpy.__version__)"

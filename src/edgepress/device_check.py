@@ -170,8 +170,9 @@ def _to_install(facts: Facts, runtime: str, version: Optional[str], numpy: Optio
     yield from wheel
     if any(finding.level == PROBLEM for finding in wheel):
         return
-    yield from _failures(facts, runtime, wanted, numpy or (locked_numpy(facts, lock) if lock else None))
-    if version and lock and version != lock.version:
+    failures = list(_failures(facts, runtime, wanted, numpy or (locked_numpy(facts, lock) if lock else None)))
+    yield from failures
+    if version and lock and version != lock.version and not failures:
         yield Finding("version", WARNING, f"{version} is not the locked version ({lock.version}): the commands below install {lock.version}, and answers may differ between versions",
                       f"leave --runtime-version out to take {lock.version}", subject=runtime)
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from edgepress.device_findings import PROBLEM, Facts, Finding, minor_version, usable_pythons, wheel_machine
 from edgepress.device_profiles import device_data, fits, known_failures
 from edgepress.errors import UnsupportedError
-from edgepress.locks import DISTRIBUTIONS, REQUIREMENTS, Lock, lock_text, locked, read_lock
+from edgepress.locks import DISTRIBUTIONS, PYTHONS, REQUIREMENTS, Lock, lock_text, locked, read_lock
 
 ANDROID_PLACE = "/data/local/tmp/edgepress"  # the only folder of a phone where adb may write and execute
 
@@ -31,7 +31,9 @@ def lock_for(facts: Facts, runtime: str) -> Lock:
     """
     lock = choose_lock(facts, runtime)[1] if runtime in DISTRIBUTIONS else None
     if lock is None:
-        pythons = [minor_version(python) for python in usable_pythons(facts)] or ["3"]
+        pythons = [minor_version(python) for python in usable_pythons(facts)]
+        if not pythons:
+            raise UnsupportedError(f"no Python there can take the wheels of {runtime}; accepted: CPython {PYTHONS[0]} to {PYTHONS[-1]}", "edgepress device check says what there is")
         lock_text(runtime, pythons[0], wheel_machine(facts))  # says what there is
         raise UnsupportedError(f"the wheels of {runtime} need a newer C library than glibc {facts['glibc']}", "install a newer Raspberry Pi OS")
     return lock
@@ -55,14 +57,14 @@ def locked_numpy(facts: Facts, lock: Lock) -> Optional[str]:
 # --- one runtime
 
 def install_commands(facts: Facts, runtime: str, *, target: str, address: Optional[str]) -> List[Tuple[str, str]]:
-    """(where, command) of everything that installs a runtime there without a network: "here" or "there". Empty where no locked wheels fit.
+    """(where, command) of everything that installs a runtime there without a network: "here" or "there". Empty where no locked wheels fit, and for emu://, which forgets everything.
 
     Args:
         target: what `device wheels` is to be given: a name, or options with a profile.
         address: of the device; None for one that does not exist yet.
     """
     python, lock = choose_lock(facts, runtime)
-    if python is None or lock is None:
+    if python is None or lock is None or (address or "").startswith("emu:"):
         return []
     home = f"{facts['place']['path'] or '~/.edgepress'}/runtimes/{runtime}"
     home = home if home.startswith("~") else shlex.quote(home)

@@ -74,7 +74,7 @@ def check_text(facts: Facts, findings: Sequence[Finding], *, target: str, option
     subjects = list(dict.fromkeys(finding.subject for finding in findings))
     blocks = [f"{target}: {title(facts)}", *("\n".join([subject, *(line for f in findings if f.subject == subject for line in _lines(f))]) for subject in subjects)]
     runtimes = installable(facts, findings)
-    if runtimes:
+    if runtimes and install_commands(facts, runtimes[0], target=option, address=address):
         blocks.append(_plan(facts, runtimes, option=option, address=address))
     return "\n\n".join([*blocks, verdict(findings)])
 

@@ -123,17 +123,19 @@ def download_wheels(runtime: str, python: str, machine: str, to: Path) -> List[P
         UnsupportedError: no such lock.
         MissingDependencyError: this Python has no pip.
         JobError: pip failed; says how. Nothing is left half-written.
-        ArtifactError: `to` holds other files of these names.
+        ArtifactError: `to` holds other files of these names, or cannot be written.
     """
     lock = read_lock(runtime, python, machine)
-    to.mkdir(parents=True, exist_ok=True)
-    present = {path: _digest(path) for path in to.glob("*.whl")}
-    found = {pin: next((path for path, digest in present.items() if digest in pin.sha256), None) for pin in lock.pins}
-    if None in found.values():
-        with tempfile.TemporaryDirectory(prefix=".wheels-", dir=to) as work:
-            _pip_download(lock, Path(work))
-            for pin in [pin for pin, path in found.items() if path is None]:
-                found[pin] = _accept(pin, Path(work), to)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        present = {path: _digest(path) for path in to.glob("*.whl")}
+        found = {pin: next((path for path, digest in present.items() if digest in pin.sha256), None) for pin in lock.pins}
+        if None in found.values():
+            with tempfile.TemporaryDirectory(prefix=".wheels-", dir=to) as work:
+                _pip_download(lock, Path(work))
+                found = {pin: path or _accept(pin, Path(work), to) for pin, path in found.items()}
+    except OSError as error:
+        raise ArtifactError(f"{to} cannot hold the wheels ({error.strerror or error})", "give a folder that can be written and has room, or one that does not exist yet") from error
     return [path for path in found.values() if path is not None]
 
 
