@@ -129,3 +129,13 @@ def test_a_folder_called_digits_wins_over_the_built_in_dataset(tmp_path: Path) -
     (tmp_path / "digits" / "a").mkdir(parents=True)
     result = run("dataset", "digits/", "-o", "ds", cwd=tmp_path)
     assert result.returncode == 1 and str(tmp_path / "digits") in result.stderr
+
+
+def test_results_about_a_file_in_a_bundle_go_beside_the_bundle(tmp_path: Path) -> None:
+    from edgepress.single import _outside_bundles
+
+    (tmp_path / "app" / "models").mkdir(parents=True)
+    (tmp_path / "app" / "manifest.json").write_text("{}")
+    assert _outside_bundles(tmp_path / "app" / "models" / "m.tflite").parent == tmp_path
+    assert _outside_bundles(tmp_path / "app").parent == tmp_path
+    assert _outside_bundles(tmp_path / "other" / "m.tflite") == tmp_path / "other" / "m.tflite"

@@ -40,7 +40,7 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
         if stage.name in ("report", "bundle"):
             work = first
         else:
-            out = first.parent / (f"{first.name}.{stage.name}" + ("" if targets == (LOCAL,) else f"-{_file_name(targets)}"))
+            out = _outside_bundles(first).parent / (f"{first.name}.{stage.name}" + ("" if targets == (LOCAL,) else f"-{_file_name(targets)}"))
     base = work or out.parent
     inputs = _with_dataset(stage, {**inputs, "images": _own_folder(first)} if "images" in inputs else inputs, base)
     if "run" in inputs:
@@ -54,6 +54,13 @@ def run_single(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Option
 
         write_beside(made, inputs["model"])
     return made
+
+
+def _outside_bundles(path: Path) -> Path:
+    """The path beside which results go: a bundle holds what was packed into it, and nothing else."""
+    from edgepress.bundle_files import MANIFEST
+
+    return next((folder for folder in path.resolve().parents if (folder / MANIFEST).is_file()), path)
 
 
 def run_on_targets(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path], again: bool = False) -> List[Path]:
