@@ -190,6 +190,20 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["lock"]
 
 
+def test_the_archive_is_the_one_of_this_machines_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text("# deb http://old.example/debian bookworm main\ndeb [arch=amd64] http://one.example/debian bookworm main\ndeb http://x.example/other stable main\n")
+    (tmp_path / "sources.list.d" / "a.sources").write_text("Types: deb\nURIs: http://two.example/debian-security\n\nTypes: deb\nURIs: http://two.example/pub/debian/\nSuites: bookworm\n")
+    assert packages._written_archives(tmp_path) == ["http://one.example/debian", "http://two.example/pub/debian/"]
+    monkeypatch.setattr(packages, "SOURCES", tmp_path)
+    monkeypatch.setattr(packages, "_run", lambda command, **kwargs: "")  # apt before its first update
+    assert packages.mirror() == "http://one.example/debian"
+    (tmp_path / "sources.list").unlink()
+    (tmp_path / "sources.list.d" / "a.sources").unlink()
+    with pytest.raises(UnsupportedError, match=packages.MIRROR_VARIABLE):
+        packages.mirror()
+
+
 def test_the_kept_root_is_keyed_by_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
     before = root.root_key()
     monkeypatch.setattr(root, "WHEELS", ("numpy==2.4.5",))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ from edgepress.emulator.requirements import find_command
 from edgepress.errors import JobError, UnsupportedError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SOURCES = Path("/etc/apt")
 MIRROR_VARIABLE = "EDGEPRESS_DEBIAN_MIRROR"
 # pip's --platform implies no older tag, so all are listed.
 _PLATFORMS = ("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
@@ -31,11 +33,17 @@ def mirror() -> str:
     if given:
         return given
     listed = _run([find_command("apt-get"), "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"]).splitlines()
-    found = [line.split("|")[2] for line in listed if line.startswith("Debian|Debian|")]
-    found = found or [uri for uri in (line.split("|")[2] for line in listed) if uri.rstrip("/").endswith("/debian")]  # before a first apt-get update there is no origin
+    found = [line.split("|")[2] for line in listed if line.startswith("Debian|Debian|")] or _written_archives(SOURCES)
     if not found:
         raise UnsupportedError("the apt sources of this machine name no Debian archive", f"name one: export {MIRROR_VARIABLE}=http://…/debian")
     return found[0]
+
+
+def _written_archives(folder: Path) -> List[str]:
+    """Archives in apt's own files, of which apt says nothing before its first update: those that are named debian, not debian-security."""
+    files = [path for path in (folder / "sources.list", *sorted(folder.glob("sources.list.d/*"))) if path.suffix in (".list", ".sources") and path.is_file()]
+    lines = [line for path in files for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if re.match(r"deb\s|URIs:", line)]
+    return [uri for line in lines for uri in re.findall(r"\b[a-z+]+:/\S+/debian/?(?=\s|$)", line)]
 
 
 def download_packages(names: Sequence[str], *, suite: str, architecture: str, work: Path) -> List[Path]:
