@@ -198,7 +198,7 @@ def _round(data: Any, source: str) -> Round:
 
 def _latencies(data: Any, source: str) -> Tuple[float, ...]:
     values = data.get("latencies_ms") if isinstance(data, Mapping) else None
-    if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, (int, float)) and v > 0 and math.isfinite(v) for v in values):
+    if not isinstance(values, (list, tuple)) or not values or not set(map(type, values)) <= {int, float} or min(values) <= 0 or not math.isfinite(sum(values)):
         raise ArtifactError(f"{source}: latencies_ms of a round is not a list of positive numbers", "measure again")
     return tuple(values)
 
