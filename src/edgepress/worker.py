@@ -38,6 +38,7 @@ KEYS: Mapping[str, frozenset] = {
     "sustained": frozenset(_COMMON | {"seconds", "seed", "output"}),
     "energy": frozenset(_COMMON | {"seconds", "seed"}),
     "release": frozenset({"schema", "job", "runtime", "action", "apps", "name", "release", "archive", "key", "keep", "threads"}),
+    "profile": frozenset(_COMMON | {"seed"}),
     "interleave": frozenset({"schema", "job", "cases", "blocks", "block_seconds", "block_runs", "case_seconds", "seed"}),
 }
 _REQUIRED = {"health": ("runtime",), "release": ("action", "apps", "name"), "interleave": ("cases", "blocks", "block_seconds", "block_runs", "case_seconds", "seed")}
@@ -224,6 +225,14 @@ def _energy(session: Session, job: Mapping[str, Any], folder: Path, result: Dict
     result["energy"] = timing_device.energy(session, seconds=job["seconds"], seed=job.get("seed", 0), spec=_spec(job))
 
 
+def _profile(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
+    """Operators of the file and, where the runtime tells, how long each takes."""
+    from edgepress.op_profile import profile
+
+    result["profile"] = profile(session, str(folder / job["model"]), runtime=job["runtime"], threads=job["threads"], seed=job.get("seed", 0), spec=_spec(job))
+    _info(session, job, folder, result)
+
+
 def _predict(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
     """Scores of every row, float32 `[N, C]`, in an .npy file or (without "output") in the result itself."""
     import numpy as np
@@ -329,7 +338,7 @@ def _photo(path: Path, spec: ModelSpec) -> np.ndarray:
 
 JOBS: Mapping[str, Callable[[Any, Mapping[str, Any], Path, Dict[str, Any]], None]] = {
         "info": _info, "predict": _predict, "parity": _parity, "benchmark": _benchmark,
-        "end_to_end": _end_to_end, "sustained": _sustained, "energy": _energy}
+        "end_to_end": _end_to_end, "sustained": _sustained, "energy": _energy, "profile": _profile}
 
 if __name__ == "__main__":
     code = main()

@@ -6,7 +6,7 @@ import zipfile
 from importlib import resources
 
 # Everything the worker may import. Each is standard library, NumPy, Pillow and one runtime, in Python 3.9 syntax.
-MODULES = ("__init__", "errors", "artifact", "modelspec", "host", "onnx_bytes", "preprocess", "feeding", "fingerprint", "timing", "timing_device", "power", "interleave", "worker", "bundle_files", "bundle_programs", "bundle_live", "extract", "releases", "verify",
+MODULES = ("__init__", "errors", "artifact", "modelspec", "host", "onnx_bytes", "preprocess", "feeding", "fingerprint", "timing", "timing_device", "power", "op_profile", "interleave", "worker", "bundle_files", "bundle_programs", "bundle_live", "extract", "releases", "verify",
            "runtimes/__init__", "runtimes/accelerators", "runtimes/base", "runtimes/interpreter", "runtimes/litert", "runtimes/litert_gpu", "runtimes/tflite_runtime", "runtimes/onnxruntime")
 _MAIN = "import os, sys\nfrom edgepress.worker import main\ncode = main()\nsys.stdout.flush()\nsys.stderr.flush()\nos._exit(code)\n"
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
