@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import click
 
-from edgepress.errors import GateError, RecipeError
+from edgepress.errors import GateError, RecipeError, UnsupportedError
 from edgepress.options import config_from, config_options, given
 from edgepress.progress import drawn_progress
 from edgepress.recipe import BenchmarkConfig
@@ -47,6 +47,7 @@ def extend_benchmark(command: click.Command) -> click.Command:
     """`benchmark` also checks itself and runs suites; the rest is the stage."""
     command.help = f"{command.help}\n\nA suite (a .toml of files, runtimes, threads and targets) is measured into -o, by default runs/NAME; what is there already is kept."
     command.params.append(click.Option(["--self-check"], is_flag=True, help="measure the first file against itself: exit code 4 where it seems faster or slower than itself"))
+    command.params.append(click.Option(["--profile-ops"], is_flag=True, help="show where the time of each file goes, operator by operator, side by side, and what no delegate took"))
     command.callback = _dispatched(command.callback)
     return command
 
@@ -55,14 +56,28 @@ def _dispatched(stage: Optional[Callable[..., None]]) -> Callable[..., None]:
     assert stage is not None
 
     @functools.wraps(stage)
-    def body(self_check: bool, **values: Any) -> None:
+    def body(self_check: bool, profile_ops: bool, **values: Any) -> None:
         if self_check:
             _self_check(values)
+        elif profile_ops:
+            _profile_ops(values)
         elif any(path.suffix == ".toml" for path in values["model"]):
             _suite(values)
         else:
             stage(**values)
     return body
+
+
+def _profile_ops(values: Any) -> None:
+    from edgepress.op_profiles import profile_files, profile_text
+
+    if values["out"] is not None:
+        raise RecipeError("--profile-ops writes no results; accepted: without -o", "take --json and redirect it to keep it")
+    with drawn_progress():
+        profiles = profile_files(values["model"], config_from(BenchmarkConfig, values, command="benchmark"))
+    click.echo(json.dumps(profiles, indent=2, ensure_ascii=False) if values["as_json"] else profile_text(profiles))
+    if all(p["status"] != "ok" for p in profiles):
+        raise UnsupportedError("nothing was profiled", "the reasons stand above")
 
 
 def _suite(values: Any) -> None:
