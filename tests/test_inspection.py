@@ -102,3 +102,17 @@ def test_unsafe_keras_file_is_described_and_said_to_be_unsafe(tmp_path: Path) ->
             new.writestr(name, old.read(name).replace(b'"class_name": "GlobalAveragePooling2D"', b'"class_name": "Lambda"'))
     facts = describe(path)
     assert "Lambda" in facts["unsafe"] and "unsafe" in format_description(facts)
+
+
+def test_a_bundle_is_shown_by_its_manifest(artifact: Path) -> None:
+    """No record lies in it: it says nothing of the machine that packed it."""
+    from edgepress.bundle_files import file_facts
+
+    (artifact / "artifact.json").unlink()
+    files = {path.name: file_facts(path) for path in sorted(artifact.iterdir())}
+    (artifact / "manifest.json").write_text(json.dumps({"schema": 1, "model": "model.tflite", "runtimes": ["litert"], "variant": "float32.tflite", "why": "because", "files": files}))
+    text = format_description(describe(artifact))
+    assert "float32.tflite for litert. because" in text and "colours, backbone tiny_8" in text
+    (artifact / "model.onnx").write_bytes(b"x")
+    facts = describe(artifact)
+    assert facts["models"] == [] and "NOT as it was packed" in format_description(facts)

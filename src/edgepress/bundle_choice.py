@@ -28,10 +28,16 @@ def choose(rows: Sequence[Row], name: str) -> Tuple[Row, str]:
     return next(row for row in rows if row["key"] == verdict["key"]), verdict["why"]
 
 
-def named(rows: Sequence[Row], name: str) -> Tuple[Row, str]:
+def named(rows: Sequence[Row], name: str, *, option: str = "choose", more: Sequence[str] = ("auto",)) -> Tuple[Row, str]:
+    """The row of a variant (its best runtime), or of variant@runtime, and the sentence about it.
+
+    Raises:
+        RecipeError: no such file in the run; `option` and the `more` words that it takes stand in the message.
+        UnsupportedError: no runtime runs it.
+    """
     found = [row for row in rows if name in (row["variant"], row["key"])]
     if not found:
-        raise RecipeError(f"bundle choose is {name!r}; {nearest(name, ['auto', *(row['variant'] for row in rows)])}")
+        raise RecipeError(f"bundle {option} is {name!r}; {nearest(name, {*more, *(row['variant'] for row in rows)})}")
     fit = [row for row in found if row["status"] == "ok"]
     if not fit:
         raise UnsupportedError(f"{found[0]['key']} cannot ship: {found[0]['reason']}", "choose another file of the report")

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
+from edgepress import bundle_files
 from edgepress.artifact import RECORD, SUFFIXES, read_record
 from edgepress.errors import EdgepressError, ModelError
 from edgepress.metadata import associated_files, extract_spec
@@ -39,12 +40,24 @@ def _describe_folder(folder: Path) -> Dict[str, Any]:
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         return {"path": str(folder), "format": "saved_model", "size_bytes": size, "provenance": _provenance(folder),
                 "note": "a SavedModel can only be read by TensorFlow: `edgepress convert` checks and converts it"}
+    if (folder / bundle_files.MANIFEST).is_file() and not (folder / RECORD).is_file():
+        return _describe_bundle(folder)
     if not (folder / RECORD).is_file():
         return _describe_run(folder)
     record = read_record(folder)
     models = [folder / name for name in sorted(record.get("files", {})) if Path(name).suffix.lower() in SUFFIXES]
     return {"path": str(folder), "format": "artifact", "stage": record["stage"], "provenance": _provenance(folder),
             "files": {name: facts["size_bytes"] for name, facts in sorted(record.get("files", {}).items())}, "models": [_describe_safely(m) for m in models[:MAX_LISTED]]}
+
+
+def _describe_bundle(folder: Path) -> Dict[str, Any]:
+    """A bundle by its manifest; a file that is not what was packed says so itself."""
+    manifest = bundle_files.read_manifest(folder)
+    damaged = bundle_files.check_files(folder)
+    models = [folder / name for name in manifest["files"] if Path(name).suffix.lower() in SUFFIXES]
+    note = f"{manifest.get('variant')} for {', '.join(manifest['runtimes'])}. {manifest.get('why')}" if not damaged else "; ".join(["NOT as it was packed", *damaged[:5]])
+    return {"path": str(folder), "format": "bundle", "note": note, "provenance": None, "files": {name: facts.get("size_bytes", 0) for name, facts in manifest["files"].items()},
+            "models": [_describe_safely(model) for model in models[:MAX_LISTED]] if not damaged else []}
 
 
 def _describe_run(folder: Path) -> Dict[str, Any]:

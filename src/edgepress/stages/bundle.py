@@ -66,7 +66,7 @@ def _others(rows: Sequence[Row], main: Row, names: Sequence[str]) -> List[Row]:
     """The rows of further files by name, without the main one and each file once."""
     found: List[Row] = []
     for name in names:
-        row, _ = bundle_choice.named(rows, name)
+        row, _ = bundle_choice.named(rows, name, option="also", more=())
         if row["sha256"] not in [main["sha256"], *(each["sha256"] for each in found)]:
             found.append(row)
     return found
