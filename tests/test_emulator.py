@@ -11,7 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 import pytest
 from emulated import HOME, need_emulator
@@ -137,8 +137,9 @@ def test_nothing_is_left_when_it_ends(own: Emulated) -> None:
     assert not own.is_running and not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     assert Path("/proc/self/mountinfo").read_text() == before[0] and "25555" not in Path("/proc/net/unix").read_text()
     assert not [name for name in os.listdir("/proc/sys/fs/binfmt_misc") if "edgepress" in name]
-    with pytest.raises(DeviceError, match="has ended"):
-        own.restart("sshd")
+    for use in (lambda: own.restart("sshd"), lambda: own.shell("true")):
+        with pytest.raises(DeviceError, match="has ended"):
+            use()
 
 
 def test_it_dies_with_the_process_that_started_it() -> None:
@@ -181,11 +182,15 @@ def test_from_nothing_within_twenty_seconds_of_processor_time(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", f"root-{root.root_key()}"]
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("release, said", [(None, "reachable"), ("Origin: Debian\nCodename: trixie\nSuite: stable\n", "sign")])
+def test_a_build_from_an_absent_or_unsigned_archive_fails_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: Optional[str], said: str) -> None:
     need_emulator()
-    monkeypatch.setenv(packages.MIRROR_VARIABLE, f"file://{tmp_path}/no-archive")
+    if release:
+        (tmp_path / "archive/dists/trixie").mkdir(parents=True)
+        (tmp_path / "archive/dists/trixie/InRelease").write_text(release)
+    monkeypatch.setenv(packages.MIRROR_VARIABLE, f"file://{tmp_path}/archive")
     monkeypatch.setattr(packages, "download_wheels", lambda *args, **kwargs: [])
-    with pytest.raises(JobError, match="reachable"):
+    with pytest.raises(JobError, match=said):
         build_root(tmp_path / "home")
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["lock"]
 
@@ -227,6 +232,11 @@ def test_missing_programs_and_namespaces_are_named(tmp_path: Path, monkeypatch: 
         start("rpi4")
     monkeypatch.setattr(requirements, "_PATH", str(tmp_path))
     assert "qemu-aarch64-static, which is not installed here; install it with: sudo apt-get install" in (requirements.reason() or "")
+
+
+def test_another_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "pi", "6.12", "#1", "aarch64")))
+    assert "aarch64; devices are emulated on x86_64 only" in (requirements.reason() or "")
 
 
 def test_an_unknown_profile_is_refused_before_anything_is_built() -> None:

@@ -59,7 +59,7 @@ def download_packages(names: Sequence[str], *, suite: str, architecture: str, wo
     options = {"APT::Architecture": architecture, "APT::Architectures": architecture, "Dir::State": work, "Dir::State::status": work / "status", "Dir::State::lists": work / "lists",
                "Dir::Cache": work / "cache", "Dir::Etc::sourcelist": work / "sources.list", "Dir::Etc::sourceparts": "/dev/null", "Dir::Etc::preferences": "/dev/null",
                "Dir::Etc::preferencesparts": "/dev/null", "APT::Install-Recommends": "false", "APT::Get::AllowUnauthenticated": "false", "Debug::NoLocking": "1", "APT::Sandbox::User": "",
-               "Acquire::Languages": "none", "Acquire::PDiffs": "false", "Acquire::Retries": "3", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled": "false", "APT::Keep-Downloaded-Packages": "true",
+               "Acquire::Languages": "none", "Acquire::PDiffs": "false", "Acquire::Retries": "3", "APT::Update::Error-Mode": "any", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled": "false", "APT::Keep-Downloaded-Packages": "true",
                "Binary::apt-get::APT::Keep-Downloaded-Packages": "true"}
     apt = [find_command("apt-get"), "-qq", "-y", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
     _run([*apt, "update"])

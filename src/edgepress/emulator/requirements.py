@@ -40,8 +40,10 @@ def require(*, network_services: bool = True) -> None:
     """Check everything that starting needs.
 
     Raises:
-        UnsupportedError: QEMU is missing or too old, a command is missing, or the kernel has no usable namespaces.
+        UnsupportedError: another processor, QEMU is missing or too old, a command is missing, or the kernel has no usable namespaces.
     """
+    if os.uname().machine != "x86_64":  # on arm64 the private registration would catch QEMU itself
+        raise UnsupportedError(f"this machine is {os.uname().machine}; devices are emulated on x86_64 only", "on a 64-bit ARM machine run the file itself: it needs no emulation")
     _require_qemu(QEMU)
     for command in _COMMANDS:
         if network_services or command != "adb":

@@ -76,8 +76,8 @@ def only_builder(home: Path) -> Iterator[None]:
         with (home / "lock").open("w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-    except PermissionError as error:
-        raise UnsupportedError(f"{home} cannot be written ({error.strerror})", "set EDGEPRESS_HOME to a folder of yours") from error
+    except OSError as error:
+        raise UnsupportedError(f"{error.filename or home} cannot be written ({error.strerror})", "make room there (0.6 GB), or set EDGEPRESS_HOME to another folder of yours") from error
 
 
 def _build(home: Path, folder: Path) -> None:

@@ -68,8 +68,11 @@ class Emulated:
         """Run a line of shell there as the user `pi`, without any daemon in between.
 
         Raises:
+            DeviceError: the device has ended.
             JobError: it did not end in time, and was stopped.
         """
+        if not self.is_running:
+            raise DeviceError("the emulated device has ended", "start it anew")
         with subprocess.Popen(self.command(["/bin/bash", "-c", command]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 out, err = process.communicate(stdin or b"", timeout=timeout_seconds)
