@@ -13,7 +13,7 @@ alive() { [ -n "$2" ] && [ "$(started "$1")" = "$2" ]; }
 """
 
 # Take the device: one symlink, made in one step with all that is said about its holder (boot, process, start time, who).
-# A dead holder's symlink is taken over, under a guard that only one can make; its job is ended and what it left is removed.
+# A dead holder's symlink is renamed, which only one can do, and looked at once more: it might have been somebody's who was faster. Its job is ended, what it left is removed.
 _OPEN = """
 fail() { printf '\\nEDGEPRESS-FAIL {nonce} %s\\n' "$*"; exit 71; }
 { mkdir -p {home}/store && cd {home}; } || fail "cannot make the folder" {home}
@@ -21,14 +21,16 @@ fail() { printf '\\nEDGEPRESS-FAIL {nonce} %s\\n' "$*"; exit 71; }
 mine="${boot:--} $$ $(started $$) "{who}
 held() { printf '\\nEDGEPRESS-HELD {nonce} %s\\n' "$*"; exit 75; }
 if ! ln -sn "$mine" lock 2>/dev/null; then
-  mkdir taking 2>/dev/null || { [ -d taking ] || fail "cannot write into" "$PWD"; find taking -mmin +1 -exec rmdir {} + 2>/dev/null; held "somebody who has just come"; }
-  set -- $(readlink lock)
-  if [ "$1" = "${boot:--}" ] && alive "$2" "$3"; then rmdir taking; shift 3; held "$*"; fi
-  rm -f lock; ln -sn "$mine" lock; took=$?; rmdir taking
-  [ $took = 0 ] || fail "cannot make a lock in" "$PWD"
+  old=$(readlink lock)
+  set -- $old
+  if [ "$1" = "${boot:--}" ] && alive "$2" "$3"; then shift 3; held "$*"; fi
+  mv -f lock lock.{nonce} 2>/dev/null
+  if [ "$(readlink lock.{nonce})" != "$old" ]; then ln -sn "$(readlink lock.{nonce})" lock; held "somebody who was faster"; fi
+  ln -sn "$mine" lock 2>/dev/null || { [ -L lock ] && held "somebody who was faster"; fail "cannot make a lock in" "$PWD"; }
+  find . -maxdepth 1 -name 'lock.*' -exec rm -f {} + 2>/dev/null
 fi
 if read -r job since < running; then
-  if alive "$job" "$since"; then kill -TERM -- "-$job"; sleep 1; kill -KILL -- "-$job" "$job"; fi
+  if alive "$job" "$since"; then kill -TERM "-$job"; sleep 1; kill -KILL "-$job" "$job"; fi
   : > running
 fi 2>/dev/null
 rm -rf jobs; mkdir jobs || fail "cannot write into" "$PWD"
@@ -46,18 +48,18 @@ while read -r line; do :; done
 _RUN = """
 cd {home} || exit 71
 exec 3<&0 </dev/null
-printf 'EDGEPRESS-BEGIN {nonce}\\n'
-printf 'EDGEPRESS-BEGIN {nonce}\\n' >&2
+printf '\\nEDGEPRESS-BEGIN {nonce}\\n'
+printf '\\nEDGEPRESS-BEGIN {nonce}\\n' >&2
 unset PYTHONPATH PYTHONHOME
 {command} 3<&- &
 job=$!
 exec 2>/dev/null
 printf '%s %s\\n' "$job" "$(started $job)" > running
-( while read -r line <&3; do :; done; kill -TERM -- "-$job" "$job"; sleep 2; kill -KILL -- "-$job" "$job" ) >/dev/null &
+( while read -r line <&3; do :; done; kill -TERM "-$job" "$job"; sleep 2; kill -KILL "-$job" "$job" ) >/dev/null &
 watch=$!
 wait "$job"; code=$?
 kill -KILL "$watch"
-kill -KILL -- "-$job"
+kill -KILL "-$job"
 : > running
 left=$({list})
 printf '\\nEDGEPRESS-FILES {nonce}\\n%s\\n' "$left"
@@ -66,7 +68,7 @@ printf 'EDGEPRESS-END {nonce} %s %s\\n' "$code" "$1"
 """
 
 _QUICK = """
-printf 'EDGEPRESS-BEGIN {nonce}\\n'
+printf '\\nEDGEPRESS-BEGIN {nonce}\\n'
 ( {script} ); code=$?
 printf '\\nEDGEPRESS-END {nonce} %s -\\n' "$code"
 """
@@ -78,7 +80,7 @@ set -- $(sha256sum < {part})
 mv -f {part} {path}"""
 
 _GET = """
-printf 'EDGEPRESS-BEGIN {nonce}\\n'
+printf '\\nEDGEPRESS-BEGIN {nonce}\\n'
 if [ ! -f {path} ]; then code=66; elif [ "$(wc -c < {path})" -gt {most} ]; then code=69; else cat {path}; code=$?; fi
 set -- $(sha256sum < {path} 2>/dev/null) -
 printf '\\nEDGEPRESS-END {nonce} %s %s\\n' "$code" "$1"
