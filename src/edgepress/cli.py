@@ -98,6 +98,7 @@ for _stage in STAGES.values():
     if _stage.name != bundle.name:  # its result is no artifact but a folder or a file for others
         cli.add_command(_stage_command(_stage))
 cli_benchmark.extend_benchmark(cli.commands["benchmark"])
+cli_benchmark.extend_report(cli.commands["report"])
 cli.add_command(cli_benchmark.compare)
 for _command in (bundle, verify, keygen):
     cli.add_command(_command)

@@ -108,3 +108,37 @@ def _self_check(values: Any) -> None:
     click.echo(json.dumps(document, indent=2) if values["as_json"] else comparing.self_check_text(one, other, ratio))
     if ratio.verdict != "can't tell":
         raise GateError(f"{one.file} seems {ratio.verdict} than itself on this machine now", "let the machine come to rest, close other programs, and check again; `--effort long` takes more rounds")
+
+
+def extend_report(command: click.Command) -> click.Command:
+    """`report` also shows a folder's history; the rest is the stage."""
+    for parameter in command.params:
+        if parameter.name == "run":
+            parameter.required = False
+    command.params.append(click.Option(["--history"], type=FILE, metavar="DIR", help="plot the figures of all results in a folder over time, into -o or DIR/history.html"))
+    stage = command.callback
+    assert stage is not None
+
+    @functools.wraps(stage)
+    def body(history: Optional[Path], run: Optional[Path], **values: Any) -> None:
+        if (history is None) == (run is None):
+            raise click.UsageError("report needs the folder of a run, or --history DIR")
+        if history is not None:
+            _history(history, values["out"], values.get("title"), values["as_json"])
+        else:
+            stage(run=run, **values)
+    command.callback = body
+    return command
+
+
+def _history(folder: Path, out: Optional[Path], title: Optional[str], as_json: bool) -> None:
+    from edgepress.artifact import write_atomic
+    from edgepress.history import history, read_history, to_json
+    from edgepress.history_page import render
+
+    entries = read_history(folder)
+    series = history(entries)
+    page = (out / "history.html" if out.is_dir() or not out.suffix else out) if out else folder / "history.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(page, render(series, title=title or folder.resolve().name, runs=len(entries)).encode())
+    click.echo(json.dumps(to_json(series), indent=2, ensure_ascii=False) if as_json else str(page))
