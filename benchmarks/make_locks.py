@@ -1,10 +1,11 @@
 """Make src/edgepress/data/locks/*.txt (hash-locked requirements) and data/wheels.json (which wheels of a runtime exist) from the package index.
 
-    python benchmarks/make_locks.py [--only litert]
+    python benchmarks/make_locks.py [--only litert] [--prove]
 
 Both are made by pip itself: `pip install --dry-run --report` resolves each runtime for each Python and machine, `pip -vv index versions` lists every
 wheel with its hash. Each Python 3.9 to 3.13 must be on the search path, because pip evaluates "python_version" markers for the Python it runs in.
-Run it when a runtime brings a new version, look at the differences, commit them.
+Run it when a runtime brings a new version, look at the differences, commit them. --prove makes nothing: it installs each lock of this machine in a fresh
+virtual environment, offline and with hashes, and lets our worker open a model there.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import argparse
 import functools
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -23,7 +25,8 @@ from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from edgepress.locks import DISTRIBUTIONS, LOCKS, MACHINES, PYTHONS, WHEELS, manylinux_tags
+from edgepress.locks import DISTRIBUTIONS, LOCKS, MACHINES, PYTHONS, WHEELS, locked, manylinux_tags, write_wheelhouse
+from edgepress.worker_pack import worker_bytes
 
 # The versions everything here is measured with, or the newest older one that a Python has wheels of. NumPy: see devices.toml, numpy-abi.
 WANTED = {"litert": ("ai-edge-litert<=2.3.0", "numpy", "pillow"), "onnxruntime": ("onnxruntime<1.32", "numpy", "pillow"), "tflite_runtime": ("tflite-runtime<=2.14.0", "numpy<2", "pillow")}
@@ -36,7 +39,11 @@ def main() -> None:
     """Resolve, look up, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(WANTED), help="locks of this runtime alone")
-    only = parser.parse_args().only
+    parser.add_argument("--prove", action="store_true", help="install the committed locks of this machine and run the worker in them")
+    given = parser.parse_args()
+    only = given.only
+    if given.prove:
+        sys.exit(4 if any([not prove(*lock) for lock in locked() if lock[2] == platform.machine() and only in (None, lock[0])]) else 0)
     for runtime, python, machine in [(r, p, m) for r in WANTED for p in PYTHONS for m in MACHINES if only in (None, r)]:
         path = LOCKS / f"{runtime}-py{python}-{machine}.txt"
         pins = resolve(runtime, python, machine)
@@ -46,6 +53,23 @@ def main() -> None:
             path.unlink()
         print(f"{path.name:40} {', '.join(f'{name} {version}' for name, version in pins) or 'no wheels'}", file=sys.stderr)
     WHEELS.write_text(matrix_text({runtime: matrix(name) for runtime, name in DISTRIBUTIONS.items()}), encoding="utf-8", newline="\n")
+
+
+def prove(runtime: str, python: str, machine: str) -> bool:
+    """Install a lock offline and run the worker's health job with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        write_wheelhouse(runtime, python, machine, work / "wheels")
+        (work / "worker.pyz").write_bytes(worker_bytes())
+        (work / "job.json").write_text(json.dumps({"schema": 1, "job": "health", "runtime": runtime}))
+        offline = {**environment(), "PIP_NO_INDEX": "1"}
+        steps = ([f"python{python}", "-m", "venv", "env"], ["env/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--find-links", "wheels", "--require-hashes", "-r", "wheels/requirements.txt"],
+                 ["env/bin/python", "-m", "pip", "check"], ["env/bin/python", "worker.pyz", "job.json", "result.json"])
+        done = [subprocess.run(step, cwd=work, env=offline, capture_output=True, text=True, check=False) for step in steps]
+        result = json.loads((work / "result.json").read_text()) if (work / "result.json").exists() else {"status": "no result", "runtime": None}
+    good = result["status"] == "ok" and not any(step.returncode for step in done)
+    print(f"{runtime} py{python} {machine}: {result['status']} {result['runtime']}" + ("" if good else "\n" + "\n".join(step.stdout + step.stderr for step in done if step.returncode)), file=sys.stderr)
+    return good
 
 
 def resolve(runtime: str, python: str, machine: str) -> List[Tuple[str, str]]:

@@ -196,7 +196,9 @@ def _wheel(facts: Facts, runtime: str, version: str, python: Mapping[str, Any]) 
     elif facts["glibc"] is not None and not fits(facts["glibc"], f">={oldest}"):
         yield Finding("glibc", PROBLEM, f"{name} {version} needs glibc {oldest} or newer, and this system has {facts['glibc']}", _instead(facts, runtime) or "install a newer Raspberry Pi OS", subject=runtime)
     else:
-        yield Finding("wheel", OK, f"{version} has a wheel for Python {minor} on {machine}", subject=runtime)
+        newest = list(releases)[-1]
+        older = f" (newer Pythons can have {newest}; answers may differ between versions)" if "cp" + minor.replace(".", "") not in releases[newest].get(machine, {}) else ""
+        yield Finding("wheel", OK, f"{version} has a wheel for Python {minor} on {machine}{older}", subject=runtime)
 
 
 def _instead(facts: Facts, runtime: str) -> Optional[str]:
