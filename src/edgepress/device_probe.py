@@ -14,7 +14,7 @@ from edgepress.power import SINCE_BOOT, throttle_words
 from edgepress.targets.base import Connection
 
 DATA = Path(__file__).resolve().parent / "data"
-TIMEOUT_SECONDS = 180
+TIMEOUT_SECONDS = 300
 MAX_CHARACTERS = 200_000
 MAX_PYTHONS = 16
 CPU_PARTS = {  # Arm names no core in /proc/cpuinfo, only its number; where there are several kinds, sort -u leaves the largest last
@@ -31,7 +31,7 @@ def probe(connection: Connection) -> Dict[str, Any]:
 
     Raises:
         DeviceError: unreachable, or what came back is not the answer to our question.
-        JobError: no answer in three minutes.
+        JobError: no answer in five minutes.
     """
     nonce = secrets.token_hex(8)
     command = ["sh", "-c", (DATA / "probe.sh").read_text(encoding="utf-8"), "edgepress-probe", nonce, (DATA / "probe.py").read_text(encoding="utf-8"), *_where(connection)]

@@ -15,7 +15,7 @@ say() { [ -n "$2" ] && printf '%s=%s\n' "$1" "$(printf '%s' "$2" | clean)"; }
 file() { [ -r "$2" ] && say "$1" "$(tr -d '\000' < "$2" 2>/dev/null | head -n 1)"; }
 field() { sed -n "s/^$1[^:]*:[[:space:]]*//p" /proc/cpuinfo 2>/dev/null; }
 limit=""
-have timeout && limit="timeout 25"
+have timeout && limit="timeout 45"
 
 say machine "$(uname -m)"
 say system "$(uname -s)"
