@@ -16,14 +16,14 @@ import numpy as np
 import PIL
 import pytest
 from chromium import Chromium, Page
-from pages import make_bundle
+from pages import make_bundle, make_run
 from PIL import Image
 
 from edgepress import measurement, parity_photos
 from edgepress.artifact import digest_file
 from edgepress.browser.serving import Serving, serving
 from edgepress.browser.static import write_web_app
-from edgepress.modelspec import ModelSpec
+from edgepress.modelspec import NORMALIZATIONS, ModelSpec
 from edgepress.preprocess import load_pixels, to_pixels
 
 pytestmark = pytest.mark.device
@@ -188,3 +188,23 @@ def test_the_web_app_works_with_its_server_gone(run: Path, web_packages: Path, c
     assert "as on the host" in page.run("document.getElementById('results').innerText")
     assert page.run("document.getElementById('sent').hidden") and not page.run("document.getElementById('save').hidden")
     page.close()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("files", "spec"), [
+    ({"float32.tflite": "tflite/mobilenet_v1_0.25_224_float.tflite", "static_wi8_ai8.tflite": "tflite/mobilenet_v1_0.25_224_quant.tflite"},
+     ModelSpec(labels=tuple(f"class {i}" for i in range(1001)), input_height=224, input_width=224, scale=(1 / 127.5,) * 3, offset=(-1.0,) * 3, normalization_inside=False)),
+    ({"float32.onnx": "onnx/resnet20_cifar10.onnx"},
+     ModelSpec(labels=tuple(f"class {i}" for i in range(10)), input_height=32, input_width=32, resize="crop", scale=NORMALIZATIONS["imagenet"][0], offset=NORMALIZATIONS["imagenet"][1],
+               normalization_inside=False, input_type="float32", layout="nchw", output="logits"))], ids=["mobilenet", "resnet20"])
+def test_models_of_others_answer_as_here(files: Dict[str, str], spec: ModelSpec, shared_data: Any, web_packages: Path, chromium: Chromium, tmp_path: Path) -> None:
+    """Float and quantized inputs and outputs, normalised by the caller, channels first, logits: nothing that our own files have."""
+    variants = [(variant, {"tflite": "litert", "onnx": "onnxruntime"}[variant.rpartition(".")[2]], shared_data(f"weights/{file}")) for variant, file in files.items()]
+    photos = sorted(shared_data("datasets/imagenet_sample/images").iterdir())[:8]
+    with serving(make_run(tmp_path, variants, photos, spec), out=tmp_path / "out") as served:
+        page = chromium.page(served.urls[0])
+        measure(page)
+        assert page.problems() == []
+        page.close()
+    records = measurement.read_measurements(served.file)
+    assert {record.file for record in records} == set(files) and [(record.status, record.reason) for record in records] == [("ok", None)] * len(records)

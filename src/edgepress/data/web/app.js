@@ -27,7 +27,7 @@ async function start() {
 }
 
 function showPlace(facts) {
-  const chips = [`${facts.browser} ${facts.browser_version ?? ''}`.trim(), facts.board || facts.system, `${facts.cpus} processor${facts.cpus > 1 ? 's' : ''}`, facts.webgpu ? 'WebGPU' : 'no WebGPU'];
+  const chips = [`${facts.browser} ${facts.browser_version ?? ''}`.trim(), facts.board || facts.system, `${facts.cpus} processor${facts.cpus > 1 ? 's' : ''}`, facts.webgpu ? `WebGPU: ${facts.webgpu}` : 'no WebGPU'];
   at('place').replaceChildren(...chips.map(text => make('li', text)), ...[
     facts.isolated ? make('li', 'threads') : make('li', 'no threads: the page is not isolated', 'warn'),
     ...(facts.secure ? [] : [make('li', 'plain http: the browser lends no camera, threads or WebGPU', 'warn')]),

@@ -12,15 +12,17 @@ export async function browserFacts() {
   return {
     browser: family, browser_version: version, system, release: hints?.platformVersion || null, machine: hints?.architecture || null, board: hints?.model || null, cpu: null,
     cpus: navigator.hardwareConcurrency || 1, memory_gb: navigator.deviceMemory ?? null, user_agent: agent.slice(0, 300), isolated: self.crossOriginIsolated === true, secure: self.isSecureContext === true,
-    headless: /Headless/.test(agent) || navigator.webdriver === true, webgpu: await hasWebGpu(),
+    headless: /Headless/.test(agent) || navigator.webdriver === true, webgpu: await gpuAdapter(),
   };
 }
 
-async function hasWebGpu() {
+/** What WebGPU would run on, or null. */
+async function gpuAdapter() {
   try {
-    return Boolean(await navigator.gpu?.requestAdapter());
+    const adapter = await navigator.gpu?.requestAdapter();
+    return adapter ? [adapter.info?.vendor, adapter.info?.architecture].filter(Boolean).join(' ') || 'unnamed' : null;
   } catch {
-    return false;
+    return null;
   }
 }
 

@@ -32,7 +32,7 @@ export async function answer(pixels) {
 /** Latencies of random photos; one is: inputs handed over, inference, outputs read. */
 export async function benchmark(settings) {
   const pool = randomInputs();
-  return {...await measure(number => session.run(pool[number % POOL], shape), settings), details: session.details()};
+  return {...await measure(number => session.run(pool[number % POOL], shape), settings), details: await session.details()};
 }
 
 function randomInputs() {

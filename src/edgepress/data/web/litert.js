@@ -21,7 +21,7 @@ async function open(litert, bytes, {accelerator, threads, relaxed}) {
     input: {name: input.name, dtype: input.dtype, shape: [...input.shape]},
     output: {name: output.name, dtype: output.dtype},
     threads: () => threads,
-    details: () => ({delegate: delegateIn(said), fully_accelerated: model.isFullyAccelerated, relaxed_simd: relaxed, said: said.filter(line => !/accelerator_registry|environment\.cc/.test(line)).slice(-8)}),
+    details: async () => ({delegate: delegateIn(said, accelerator, model.isFullyAccelerated), fully_accelerated: model.isFullyAccelerated, relaxed_simd: relaxed, said: said.filter(line => !/accelerator_registry|environment\.cc/.test(line)).slice(-8)}),
     async run(array, shape) {
       let tensor = new litert.Tensor(array, shape);
       if (accelerator === 'webgpu') tensor = await tensor.moveTo('webgpu');
@@ -33,6 +33,9 @@ async function open(litert, bytes, {accelerator, threads, relaxed}) {
   };
 }
 
-function delegateIn(lines) {
-  return lines.some(line => /XNNPACK delegate/.test(line)) ? 'XNNPACK' : lines.some(line => /WebGPU|ML Drift|GPU delegate/i.test(line) && /creat|deleg/i.test(line)) ? 'WebGPU' : null;
+/** The delegate that was really made. On WebGPU, XNNPACK takes what is left over, where something is. */
+function delegateIn(lines, accelerator, whole) {
+  const cpu = lines.some(line => /XNNPACK delegate/.test(line)) ? 'XNNPACK' : null;
+  if (accelerator !== 'webgpu') return cpu;
+  return lines.some(line => /delegate_webgpu|delegate_kernel/.test(line)) ? (whole ? 'WebGPU' : `WebGPU and ${cpu ?? 'reference kernels'}`) : cpu;
 }

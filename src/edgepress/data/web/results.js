@@ -98,6 +98,9 @@ export function doubts(records, facts) {
   const grouped = timed.filter(record => record.settings.runs_per_sample > 1);
   if (grouped.length) found.push(`The clock ticks every ${milliseconds(grouped[0].settings.timer_resolution_ms)}: where runs are short, up to ${Math.max(...grouped.map(record => record.settings.runs_per_sample))} were timed together and divided.`);
   if (timed.some(record => figures(record).spread > SPREAD)) found.push('The runs lie far apart: close other tabs and programs, plug the device in, and measure again; or compare the fastest.');
+  const elsewhere = timed.filter(record => record.accelerator === 'webgpu' && (record.details.nodes?.CPUExecutionProvider || (record.details.delegate && record.details.delegate !== 'WebGPU')));
+  if (elsewhere.length) found.push(`Not all of ${elsewhere.map(record => record.file.replace('models/', '')).join(', ')} runs on WebGPU: the rest runs on the processor, and is copied there and back.`);
+  if (/swiftshader|llvmpipe|lavapipe/i.test(facts.webgpu ?? '')) found.push('WebGPU is emulated by the processor here: its times are those of no graphics chip.');
   const none = timed.filter(record => record.format === 'tflite' && !record.accelerator && !record.details.delegate);
   if (none.length) found.push('LiteRT named no delegate: these may be its slow reference kernels.');
   return found;
