@@ -10,7 +10,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import IO, Iterator, Optional
 
 from edgepress.emulator import bytecode, packages
 from edgepress.emulator.standins import STANDINS
@@ -25,7 +25,7 @@ PACKAGES = ("base-files", "python3", "python3-venv", "libgomp1", "libstdc++6", "
             "util-linux", "procps", "libc-bin", "hostname")
 # The host's own versions, so that answers can be compared byte by byte.
 WHEELS = ("ai-edge-litert==2.3.0", "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0")
-USER, USER_ID = "pi", 1000
+_RECORD = "built.json"  # beside the root: what it was made of
 SITE = "usr/lib/python3/dist-packages"
 _FOLDERS = ("proc", "dev", "sys", "tmp", "run", "root", "mnt", "home/pi", "etc/ssh", "data/local/tmp", "system/bin", "var/tmp", "usr/bin", SITE)
 _FILES = {
@@ -80,19 +80,37 @@ def only_builder(home: Path) -> Iterator[None]:
         raise UnsupportedError(f"{error.filename or home} cannot be written ({error.strerror})", "make room there (0.6 GB), or set EDGEPRESS_HOME to another folder of yours") from error
 
 
+def hold_root(root: Path) -> IO[bytes]:
+    """A file whose open descriptor, here or in a child, keeps this root from being removed."""
+    held = (root.parent / _RECORD).open("rb")
+    fcntl.flock(held, fcntl.LOCK_SH)
+    return held
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed builders and replaced roots left, but not what a running device stands on."""
+    for left in home.glob(".part-*"):
+        with contextlib.ExitStack() as stack:
+            if (left / _RECORD).exists():
+                try:
+                    fcntl.flock(stack.enter_context((left / _RECORD).open("rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _build(home: Path, folder: Path) -> None:
     started = time.monotonic()
-    for left in home.glob(".part-*"):  # of a builder that was killed: we hold the lock
-        shutil.rmtree(left, ignore_errors=True)
-    part = home / f".part-{os.getpid()}"
+    _sweep(home)
+    part = home / f".part-{os.getpid()}-{time.time_ns()}"
     try:
         _fill(part)
-        if folder.exists():  # devices that run on the old one keep it until they end
-            shutil.move(folder, home / f".part-old-{os.getpid()}")
+        if folder.exists():
+            os.rename(folder, part.with_name(f"{part.name}-old"))
         os.rename(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(home / f".part-old-{os.getpid()}", ignore_errors=True)
+        _sweep(home)
     report_progress(f"built the emulated device in {time.monotonic() - started:.0f} s: {folder}")
 
 
@@ -109,7 +127,7 @@ def _fill(part: Path) -> None:
         wheels = site.result()
     _finish(root, part / "site")
     bytecode.compile_modules(root, (f"usr/lib/python{PYTHON}", SITE), version=PYTHON, python=python.result())
-    (part / "built.json").write_text(json.dumps({"suite": SUITE, "packages": [p.name for p in debs], "wheels": [w.name for w in wheels]}, indent=1), encoding="utf-8")
+    (part / _RECORD).write_text(json.dumps({"suite": SUITE, "packages": [p.name for p in debs], "wheels": [w.name for w in wheels]}, indent=1), encoding="utf-8")
     for name in ("apt", "wheels", "python"):
         shutil.rmtree(part / name)
 

@@ -14,7 +14,7 @@ from typing import IO, Dict, List, Optional, Sequence
 from edgepress.emulator import connector, init
 from edgepress.emulator.profiles import find_profile
 from edgepress.emulator.requirements import QEMU, find_command, require
-from edgepress.emulator.root import build_root
+from edgepress.emulator.root import build_root, hold_root
 from edgepress.errors import DeviceError, JobError
 from edgepress.targets.base import Completed
 
@@ -203,8 +203,10 @@ def start(profile: str, *, daemons: Sequence[str] = DAEMONS, home: Optional[Path
     state = _mount_point(root)
     settings = {"profile": profile, "cpu": cpu, "root": str(root), "state": str(state), "qemu": os.path.realpath(find_command(QEMU)), "ip": find_command("ip"),
                 "adb": find_command("adb") if daemons else ""}
-    process = subprocess.Popen([find_command("unshare"), "--user", "--map-root-user", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc",
-                                sys.executable, "-I", "-S", init.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with hold_root(root) as held:
+        process = subprocess.Popen([find_command("unshare"), "--user", "--map-root-user", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc",
+                                    sys.executable, "-I", "-S", init.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                   pass_fds=[held.fileno()])
     try:
         _ask(process, settings)
         pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()[0])
