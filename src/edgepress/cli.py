@@ -14,6 +14,7 @@ import click
 from edgepress import __version__, cli_benchmark
 from edgepress.cli_bundle import bundle, keygen, verify
 from edgepress.cli_device import device
+from edgepress.cli_limits import limits
 from edgepress.errors import EdgepressError, GateError, UnsupportedError
 from edgepress.modelspec import NORMALIZATIONS
 from edgepress.options import CommaList, config_from, config_options
@@ -100,6 +101,7 @@ for _stage in STAGES.values():
 cli_benchmark.extend_benchmark(cli.commands["benchmark"])
 cli_benchmark.extend_report(cli.commands["report"])
 cli.add_command(cli_benchmark.compare)
+cli.add_command(limits)
 for _command in (bundle, verify, keygen):
     cli.add_command(_command)
 

@@ -130,5 +130,9 @@ def to_json(counts: Counts) -> Dict[str, Any]:
 
 def format_counts(summary: Mapping[str, Any]) -> str:
     """One line for people."""
-    text = f"{summary['macs'] / 1e6:.2f} million multiply-accumulates ({(summary['macs'] + summary['biases']) / 1e6:.2f} with biases), {summary['activations'] / 1e6:.2f} million activations"
+    text = f"{_amount(summary['macs'])} multiply-accumulates ({_amount(summary['macs'] + summary['biases'])} with biases), {_amount(summary['activations'])} activations"
     return text + (f"; not counted: {', '.join(summary['unknown'][:5])}" if summary["unknown"] else "")
+
+
+def _amount(value: int) -> str:
+    return f"{value / 1e6:.2f} million" if value >= 100_000 else f"{value:,}"

@@ -47,6 +47,16 @@ class _Graph:
     def bytes(self, name: str) -> int:
         return int(product(self.shape(name) or ()) * self.width(name))
 
+    def moved(self, name: str, node: Any) -> int:
+        """Bytes of a value as they are moved: between Q/DQ pairs it is float in the file and an integer at run time."""
+        integer = self.is_quantized(node) and node.op_type not in CONVERSIONS
+        return product(self.shape(name) or ()) if integer and self.width(name) == 4 else self.bytes(name)
+
+    def is_quantized(self, node: Any) -> bool:
+        """Whether a float operator stands behind a DequantizeLinear: it is computed in integers."""
+        maker = self.made_by.get(node.input[0]) if node.input else None
+        return maker is not None and maker.op_type == "DequantizeLinear"
+
     def stored(self, name: str) -> Optional[str]:
         """The initializer that a value is, directly or through nodes that only unpack it."""
         for _ in range(4):
@@ -114,7 +124,7 @@ def _count_node(graph: _Graph, node: Any) -> Optional[Op]:
     weights = [stored for name in _weights(node) for stored in [graph.stored(name)] if stored]
     return Op(**{"group": group, **facts}, name=node.name or node.output[0], kind=node.op_type, dtype=_dtype(graph, node), biases=_channels(graph, node.input[2] if node.op_type == "BatchNormalization" else bias),
               parameters=sum(product(graph.constants[name].dims) for name in weights), weight_bytes=sum(graph.bytes(stored) for stored in constants if stored),
-              input_bytes=sum(graph.bytes(name) for name, stored in zip(names, constants) if not stored), output_bytes=sum(graph.bytes(name) for name in node.output if name))
+              input_bytes=sum(graph.moved(name, node) for name, stored in zip(names, constants) if not stored), output_bytes=sum(graph.moved(name, node) for name in node.output if name))
 
 
 def _channels(graph: _Graph, name: str) -> int:
@@ -143,9 +153,8 @@ def _dtype(graph: _Graph, node: Any) -> str:
     """What onnxruntime computes it in: integers where integers go in and come out, also written as Q/DQ pairs around a float operator."""
     if node.op_type in _INTEGER:
         return "int8"
-    maker = graph.made_by.get(node.input[0]) if node.input else None
-    if maker is not None and maker.op_type == "DequantizeLinear" and node.op_type not in CONVERSIONS:
-        return "int16" if graph.width(maker.input[0]) == 2 else "int8"
+    if graph.is_quantized(node) and node.op_type not in CONVERSIONS:
+        return "int16" if graph.width(graph.made_by[node.input[0]].input[0]) == 2 else "int8"
     if node.op_type == "QuantizeLinear":
         return "int8"
     return "float16" if node.output and graph.width(node.output[0]) == 2 and node.op_type not in CONVERSIONS else "float32"

@@ -32,7 +32,16 @@ def describe(path: Path) -> Dict[str, Any]:
         raise ModelError(f"{path} {'is no model file' if path.is_file() else 'does not exist'}; accepted: {', '.join(SUFFIXES)}, a SavedModel folder, an artifact")
     facts = {"tflite": _tflite, "onnx": _onnx, "keras": _keras}[kind](path)
     spec = _spec(path, kind)
-    return {"path": str(path), "format": kind, **_sizes(path), **facts, "model_spec": spec, "provenance": _provenance(path.parent)}
+    return {"path": str(path), "format": kind, **_sizes(path), **facts, "work": _work(path, kind), "model_spec": spec, "provenance": _provenance(path.parent)}
+
+
+def _work(path: Path, kind: str) -> Optional[Dict[str, Any]]:
+    """Multiply-accumulates and activations; not of Keras files, whose shapes only TensorFlow knows (`edgepress limits` counts them)."""
+    if kind == "keras":
+        return None
+    from edgepress import counters
+
+    return counters.count_file(path).summary()
 
 
 def _describe_folder(folder: Path) -> Dict[str, Any]:
@@ -217,6 +226,10 @@ def _format_model(facts: Mapping[str, Any]) -> List[str]:
     if "parameters" in facts:
         stored = ", ".join(f"{kind} {size:,} bytes" for kind, size in facts.get("weight_bytes", {}).items())
         lines.append(_line("parameters", f"{facts['parameters']:,}" + (f" ({stored})" if stored else "")))
+    if facts.get("work"):
+        from edgepress.counters import format_counts
+
+        lines.append(_line("work", format_counts(facts["work"])))
     for what in ("operators", "layers"):
         if facts.get(what):
             lines.append(_line(what, f"{sum(facts[what].values())}: " + ", ".join(f"{name} {count}" for name, count in sorted(facts[what].items(), key=lambda i: (-i[1], i[0])))))

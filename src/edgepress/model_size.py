@@ -40,18 +40,19 @@ def zstd_bytes(file: Path) -> Optional[int]:
 
 
 def entropy_bytes(arrays: Iterable[np.ndarray]) -> int:
-    """Bytes that an ideal coder of single values needs for weights: their zeroth-order entropy, each tensor with its own code, without the code tables.
+    """Bytes that an ideal coder of single values needs for weights: zeroth-order entropy, each tensor with its own code, without the code tables.
 
-    A coder that knows more than single values (order, other tensors) may do better; no coder of single values does (Shannon 1948).
+    Values of more than 16 bits (float32) are taken byte by byte, each place with a code of its own: hardly any of them occurs twice. A coder that knows more than single values
+    (order, other tensors) may do better; no coder of single values does (Shannon 1948).
     """
-    bits = 0.0
-    for array in arrays:
-        flat = np.ascontiguousarray(array).reshape(-1)
-        if flat.size:
-            values = flat.view(f"u{flat.itemsize}") if flat.dtype.kind in "fV" and flat.itemsize in (1, 2, 4, 8) else flat
-            counts = np.unique(values, return_counts=True)[1].astype(np.float64)
-            bits += float(-(counts * np.log2(counts / flat.size)).sum())
-    return int(np.ceil(bits / 8))
+    return int(np.ceil(sum(_entropy_bits(np.ascontiguousarray(array).reshape(-1)) for array in arrays) / 8))
+
+
+def _entropy_bits(flat: np.ndarray) -> float:
+    if flat.itemsize > 2:
+        return sum(_entropy_bits(plane) for plane in flat.view(np.uint8).reshape(-1, flat.itemsize).T) if flat.size else 0.0
+    counts = np.unique(flat.view(f"u{flat.itemsize}"), return_counts=True)[1].astype(np.float64)
+    return float(-(counts * np.log2(counts / flat.size)).sum()) if flat.size else 0.0
 
 
 def _blocks(file: Path) -> Iterator[bytes]:

@@ -21,12 +21,13 @@ import numpy as np
 
 from edgepress.artifact import write_atomic
 from edgepress.errors import JobError
-from edgepress.host import host_facts, usable_cpus
+from edgepress.host import host_facts, interference, ticks, usable_cpus
 from edgepress.progress import report_progress
 from edgepress.runtimes import load_runtime
 
 SCHEMA = 1
-SECONDS = 0.2  # of each probe
+SECONDS = 0.3  # of each probe
+BUSY = 0.1
 TIMEOUT_SECONDS = 180
 _FALLBACK_LEVELS = {"L1": 32 << 10, "L2": 512 << 10, "L3": 4 << 20}
 _MEMORY_BYTES = 128 << 20  # beyond every cache
@@ -44,18 +45,36 @@ def machine_peaks(*, threads: int = 1, again: bool = False) -> Dict[str, Any]:
         JobError: the measuring process failed.
     """
     file = _cache_file(threads)
-    if not again:
-        try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-            if known.get("schema") == SCHEMA and known.get("macs_per_second"):
-                return known
-        except (OSError, ValueError):
-            pass  # not measured yet, or half a file of an older version: measured below
+    known = _read(file)
+    if known and not again and not known.get("busy"):
+        return known
     report_progress(f"measuring what this machine can do with {threads} thread{'s' if threads > 1 else ''}, once")
-    peaks = _measure_in_child(threads)
+    peaks = best_of(_measure_in_child(threads), known)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, (json.dumps(peaks, indent=1) + "\n").encode())
     return peaks
+
+
+def _read(file: Path) -> Optional[Dict[str, Any]]:
+    """The kept peaks; None where there are none yet, or not of this version."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return known if isinstance(known, dict) and known.get("schema") == SCHEMA and known.get("macs_per_second") else None
+
+
+def best_of(new: Dict[str, Any], known: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+    """The higher rate of two measurements everywhere: other programs only ever slow a machine down. Busy is what the quieter one was."""
+    if known is None:
+        return new
+    rates = {kind: {name: max(rate, known["rates"].get(kind, {}).get(name, 0.0)) for name, rate in found.items()} for kind, found in new["rates"].items()}
+    best = {kind: max(found.items(), key=lambda item: item[1]) for kind, found in rates.items() if found}
+    merged = {key: {name: max(rate, known[key].get(name, 0.0)) for name, rate in new[key].items()} for key in ("bytes_per_second",)}
+    return {**new, **merged, "rates": rates, "macs_per_second": {kind: rate for kind, (_, rate) in best.items()}, "reached_by": {kind: program for kind, (program, _) in best.items()},
+            "depthwise_macs_per_second": {name: {kind: max(rate, known["depthwise_macs_per_second"].get(name, {}).get(kind, 0.0)) for kind, rate in found.items()} for name, found in new["depthwise_macs_per_second"].items()},
+            "seconds_per_operator": {name: min(seconds, known["seconds_per_operator"].get(name, seconds)) for name, seconds in new["seconds_per_operator"].items()},
+            "busy": min(new["busy"], known["busy"]) if new.get("busy") is not None and known.get("busy") is not None else None}
 
 
 def _cache_file(threads: int) -> Path:
@@ -86,7 +105,8 @@ def _measure_in_child(threads: int) -> Dict[str, Any]:
 # ---- in the child
 
 def measure(threads: int) -> Dict[str, Any]:
-    """All peaks, measured in this process."""
+    """All peaks, measured in this process; `busy` is the share of the processors that other programs used meanwhile, None where that was little."""
+    before = ticks()
     rates: Dict[str, Dict[str, float]] = {"float32": {"numpy": _gemm_rate()}, "int8": {}}
     depthwise: Dict[str, Dict[str, float]] = {}
     dispatch: Dict[str, float] = {}
@@ -103,9 +123,11 @@ def measure(threads: int) -> Dict[str, Any]:
             dispatch[name] = seconds / _chain()
     best = {kind: max(found.items(), key=lambda item: item[1]) for kind, found in rates.items() if found}
     levels = cache_levels()
-    return {"schema": SCHEMA, "cpu": host_facts()["cpu"], "cpus": usable_cpus(), "threads": threads, "measured": datetime.date.today().isoformat(), "versions": _versions(),
+    bandwidths = _bandwidths(levels, threads)
+    others = interference(before, ticks())["others_share"]
+    return {"schema": SCHEMA, "busy": others if others is not None and others > BUSY else None, "cpu": host_facts()["cpu"], "cpus": usable_cpus(), "threads": threads, "measured": datetime.date.today().isoformat(), "versions": _versions(),
             "macs_per_second": {kind: rate for kind, (_, rate) in best.items()}, "reached_by": {kind: program for kind, (program, _) in best.items()}, "rates": rates,
-            "depthwise_macs_per_second": depthwise, "seconds_per_operator": dispatch, "level_bytes": levels, "bytes_per_second": _bandwidths(levels, threads)}
+            "depthwise_macs_per_second": depthwise, "seconds_per_operator": dispatch, "level_bytes": levels, "bytes_per_second": bandwidths}
 
 
 def _macs(kind: str) -> int:
