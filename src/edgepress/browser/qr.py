@@ -3,12 +3,16 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import sys
 
 from edgepress.errors import MissingDependencyError
 
 
+WHITE_ON_BLACK, PLAIN = "\x1b[97;40m", "\x1b[0m"
+
+
 def qr_text(address: str) -> str:
-    """The code in half blocks, dark on light whatever the terminal's colors are; scannable from the screen.
+    """The code in half blocks; on a terminal, in black and white whatever its colors are.
 
     Raises:
         MissingDependencyError: segno is not installed.
@@ -19,4 +23,5 @@ def qr_text(address: str) -> str:
 
     out = io.StringIO()
     segno.make_qr(address, error="l").terminal(out, border=2, compact=True)
-    return out.getvalue()
+    text = out.getvalue()
+    return "\n".join(f"{WHITE_ON_BLACK}{line}{PLAIN}" for line in text.splitlines()) if sys.stderr.isatty() else text

@@ -14,8 +14,10 @@ from edgepress.browser.content import write_content
 from edgepress.browser.results import Results
 from edgepress.browser.server import PageServer, own_addresses
 from edgepress.browser.tls import self_signed
+from edgepress.bundle_files import MANIFEST
 from edgepress.errors import ArtifactError
 from edgepress.measurement import FILE, Measurement, read_measurements
+from edgepress.report_data import is_run
 
 Tell = Callable[[List[Measurement]], None]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -76,8 +78,8 @@ def _result_file(source: Path, out: Optional[Path]) -> Path:
     """Where results go; refused before anything starts where the file there is no list of measurements."""
     source = source.resolve()
     folder = out if out is not None else source.with_name(f"{source.name}-browser")
-    if folder.exists() and (not folder.is_dir() or is_artifact(folder)):
-        raise ArtifactError(f"{folder} is an artifact or no folder, so no measurements go there", "give another folder with -o")
+    if folder.exists() and (not folder.is_dir() or is_artifact(folder) or (folder / MANIFEST).exists() or is_run(folder)):
+        raise ArtifactError(f"{folder} is a bundle, a run, an artifact or no folder, so no measurements go there", "give another folder with -o")
     if (folder / FILE).exists():
         read_measurements(folder / FILE)
     return folder / FILE
@@ -94,4 +96,5 @@ def exposure(host: str, https: bool) -> str:
     if host in LOOPBACK:
         return "Only this computer can open it. For a phone on the same network: --host 0.0.0.0"
     plain = "" if https else " Over plain http others on the network can read along, and phones lend no camera or threads: --https gives both."
-    return f"Everyone who reaches this computer's address {host} and has this link can load the model, its labels and the photos shown there, and hand in results; nothing else of this computer.{plain}"
+    where = "any of this computer's addresses" if host in ("0.0.0.0", "::") else f"this computer at {host}"
+    return f"Everyone who reaches {where} and has this link can load the model, its labels and the photos shown there, and hand in results; nothing else of this computer.{plain}"
