@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import pytest
+from click.testing import CliRunner
 from stages.test_bundle import make_run
 from test_parity import Elsewhere
 
@@ -17,8 +18,9 @@ from edgepress import bundle_files, deploy as deploying, releases
 from edgepress.artifact import digest_file, write_json
 from edgepress.bundle_files import MANIFEST, check_files
 from edgepress.bundle_archive import write_zip
+from edgepress.cli import cli
 from edgepress.deploy import deploy, predict_there, rollback
-from edgepress.errors import ArtifactError, GateError, JobError, UnsupportedError
+from edgepress.errors import ArtifactError, DeviceError, GateError, JobError, UnsupportedError
 from edgepress.recipe import BundleConfig
 from edgepress.stages.bundle import bundle
 
@@ -281,3 +283,34 @@ def test_killed_at_any_point_a_whole_release_is_current(bundles: List[Path], tmp
         assert releases.run_action({"action": "rollback", **{key: jobs[1][key] for key in ("apps", "name")}}, tmp_path)["release"] == jobs[0]["release"]
     assert at == calls + 1 and at > 30 and min(seen.values()) > 0, (at, seen)
     assert time.monotonic() - began < 60
+
+
+def test_the_commands(bundles: List[Path], home: Path) -> None:
+    def edgepress(*words: object) -> Any:
+        return CliRunner().invoke(cli, list(map(str, words)))
+
+    deployed = edgepress("deploy", bundles[0], "--target", "local", "--json")
+    assert deployed.exit_code == 0 and json.loads(deployed.stdout)["release"] == current(home)
+    photo = sorted((bundles[0] / "golden").iterdir())[1]
+    assert "green" in edgepress("predict", photo, "--target", "local", "--app", NAME).stdout == edgepress("predict", photo, "--model", bundles[0]).stdout
+    assert edgepress("predict", photo).exit_code == 2
+    edgepress("deploy", bundles[1], "--target", "local")
+    assert "is current again" in edgepress("device", "rollback", "local").stdout and current(home) == json.loads(deployed.stdout)["release"]
+    gone = edgepress("device", "rollback", "local", "other")
+    assert isinstance(gone.exception, ArtifactError) and "no app 'other' is deployed here" in str(gone.exception) and NAME in str(gone.exception)
+
+
+def test_a_connection_that_ends_leaves_its_own_error(bundles: List[Path], home: Path) -> None:
+    place = Elsewhere()
+    run = place.run
+
+    def ending(command: Any, **options: Any) -> Any:
+        if place.jobs >= 1:
+            raise DeviceError("elsewhere is gone")
+        return run(command, **options)
+
+    place.run = ending  # type: ignore[method-assign]
+    with pytest.raises(DeviceError, match="elsewhere is gone"):
+        deploy(bundles[0], place)
+    assert not (home / "current").is_symlink()
+    assert deploy(bundles[0], Elsewhere()).release == current(home)

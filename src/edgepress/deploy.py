@@ -1,6 +1,7 @@
 """Bring a bundle to a device as a release: pushed, proven there, compared with this machine, made current in one rename, or not at all."""
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
@@ -173,7 +174,8 @@ def _compare(folder: Path, manifest: Mapping[str, Any], connection: Connection, 
         raise GateError(f"{manifest['model']} answers otherwise on {place} than here, so the old release stays current: {report.problems[0]}",
                         f"edgepress device parity {place} BUNDLE shows each photo")
     except EdgepressError:
-        act(undo, connection, work=work)
+        with contextlib.suppress(EdgepressError):  # where the connection is gone, the next deploy finds it staged and never current
+            act(undo, connection, work=work)
         raise
 
 
@@ -189,7 +191,7 @@ def predict_there(photos: Tuple[Path, ...], connection: Connection, *, name: Opt
         if not photo.is_file():
             raise ArtifactError(f"{photo} does not exist or is not a file", "give image files")
     launcher = f"{apps_folder(connection)}/{app}/run"
-    command = ["/bin/sh", launcher, *(connection.push(photo) for photo in photos), "--json", "--top", str(top)]
+    command = ["sh", launcher, *(connection.push(photo) for photo in photos), "--json", "--top", str(top)]
     done = connection.run(command, environment={}, timeout_seconds=600)
     if done.exit_code != 0:
         raise JobError(f"{app} did not answer on {target or connection.address}", command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr,

@@ -137,7 +137,8 @@ def _selftest(folder: Path, job: Mapping[str, Any]) -> Dict[str, Any]:
 def _settle(source: Path, place: Path, app: Path) -> None:
     """Move a proven release to its place; its bytes are on the disk before its name is."""
     place.parent.mkdir(exist_ok=True)
-    (source / PROGRAMS[0]).exists() and os.chmod(source / PROGRAMS[0], 0o755)
+    if (source / PROGRAMS[0]).exists():
+        os.chmod(source / PROGRAMS[0], 0o755)
     os.sync()
     if place.exists():  # there, but damaged
         os.rename(place, app / INCOMING / "damaged")
@@ -202,7 +203,7 @@ def _point(app: Path, release: str) -> None:
 def _try(app: Path) -> Optional[str]:
     """Why the current release does not answer one of its own photos, or None."""
     photo = next(iter(sorted((app / CURRENT / "golden").iterdir())), None)
-    command = ["/bin/sh" if not os.path.exists("/system/bin/sh") else "/system/bin/sh", str(app / LAUNCHER), str(photo)]
+    command = ["sh", str(app / LAUNCHER), str(photo)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
