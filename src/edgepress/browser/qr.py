@@ -7,7 +7,6 @@ import sys
 
 from edgepress.errors import MissingDependencyError
 
-
 WHITE_ON_BLACK, PLAIN = "\x1b[97;40m", "\x1b[0m"
 
 

@@ -29,8 +29,7 @@ async function start() {
 function showPlace(facts) {
   const chips = [`${facts.browser} ${facts.browser_version ?? ''}`.trim(), facts.board || facts.system, `${facts.cpus} processor${facts.cpus > 1 ? 's' : ''}`, facts.webgpu ? `WebGPU: ${facts.webgpu}` : 'no WebGPU'];
   at('place').replaceChildren(...chips.map(text => make('li', text)), ...[
-    facts.isolated ? make('li', 'threads') : make('li', 'no threads: the page is not isolated', 'warn'),
-    ...(facts.secure ? [] : [make('li', 'plain http: the browser lends no camera, threads or WebGPU', 'warn')]),
+    facts.isolated ? make('li', 'threads') : make('li', facts.secure ? 'no threads: the page is not isolated' : 'plain http: no camera, threads or WebGPU', 'warn'),
     ...(facts.headless ? [make('li', 'headless: figures are marked emulated', 'warn')] : [])]);
 }
 
@@ -82,7 +81,7 @@ async function measureModel(model) {
   at('progress').textContent = '';
 }
 
-const where = ({threads, accelerator}) => accelerator === 'webgpu' ? 'WebGPU' : `${threads} thread${threads > 1 ? 's' : ''}`;
+const where = ({threads, accelerator}) => accelerator === 'webgpu' ? 'WebGPU' : `${threads}\u00a0thread${threads > 1 ? 's' : ''}`;
 
 function showRow(model, configuration, {record, largest}) {
   const found = figures(record), row = make('tr');

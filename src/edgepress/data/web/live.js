@@ -58,7 +58,7 @@ async function opened(model, facts) {
 }
 
 async function startCamera(model, facts) {
-  if (!navigator.mediaDevices?.getUserMedia) throw new Error('Browsers lend the camera to https pages and to localhost only. Serve this page with --https, or choose a photo: on a phone that offers the camera too.');
+  if (!navigator.mediaDevices?.getUserMedia) throw new Error('Browsers lend the camera to https pages and to localhost only. Have the page served with https, or choose a photo: on a phone that offers the camera too.');
   const picked = model();
   await opened(picked, facts);
   stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'environment', width: {ideal: 640}, height: {ideal: 480}}, audio: false});
