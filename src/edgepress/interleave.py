@@ -27,7 +27,7 @@ def run_interleaved(job: Mapping[str, Any], folder: Path) -> Dict[str, Any]:
 
     Args:
         job: "cases": list of {"command": argv of a worker, "environment": {…}, "job": a benchmark job}; "blocks" (of each case); "block_seconds"; "block_runs" (fewest of a block); "case_seconds"
-            (a case that has taken as long gets no further block: files too slow for all rounds); "seed".
+            (a case that has taken as long gets no further block: files too slow for all rounds); "seed"; "together": true lets all cases measure at the same time.
     """
     cases = job["cases"]
     children = [Child(case, folder, number) for number, case in enumerate(cases)]
@@ -36,16 +36,27 @@ def run_interleaved(job: Mapping[str, Any], folder: Path) -> Dict[str, Any]:
             child.wait(OPEN_SECONDS)
         for child in _shuffled(children, job["seed"]):
             child.ask("open", OPEN_SECONDS)
+        order, patience = f"block {job['block_seconds']} {job['block_runs']}", OPEN_SECONDS + 100 * job["block_seconds"]
         for number in range(job["blocks"]):
+            if job.get("together"):
+                _all_at_once(children, order, patience)
+                continue
             for child in _shuffled(children, job["seed"] * 1000 + number + 1):
                 if not number or child.spent_seconds < job["case_seconds"]:
-                    child.ask(f"block {job['block_seconds']} {job['block_runs']}", OPEN_SECONDS + 100 * job["block_seconds"])
+                    child.ask(order, patience)
         for child in children:
             child.ask("end", OPEN_SECONDS)
         return {"results": [child.result for child in children]}
     finally:
         for child in children:
             child.stop()
+
+
+def _all_at_once(children: Sequence["Child"], order: str, seconds: float) -> None:
+    for child in children:
+        child.tell(order)
+    for child in children:
+        child.wait(seconds)
 
 
 def _shuffled(children: Sequence["Child"], seed: int) -> List["Child"]:
@@ -70,17 +81,20 @@ class Child:
 
     def ask(self, line: str, seconds: float) -> None:
         """Give the child its turn and sleep until it has answered."""
-        if self.result is not None:
-            return
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died: `wait` says how
+        self.tell(line)
         asked = time.monotonic()
         self.wait(seconds)
         self.spent_seconds += time.monotonic() - asked if line.startswith("block") else 0.0
+
+    def tell(self, line: str) -> None:
+        """Say what is wanted next, without waiting."""
+        assert self._process.stdin is not None
+        if self.result is None:
+            try:
+                self._process.stdin.write(line.encode() + b"\n")
+                self._process.stdin.flush()
+            except BrokenPipeError:
+                return  # it died: `wait` says how
 
     def wait(self, seconds: float) -> None:
         """Sleep until the child has said a line."""

@@ -69,6 +69,7 @@ class Measurement:
     host: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     rounds: Tuple[Round, ...] = ()
+    throughput: Mapping[str, Sequence[float]] = field(default_factory=dict)  # number of processes at once → runs per second of all of them, block by block
     sitting: Optional[str] = None  # measurements of one sitting were taken by turns: block by block they saw the same disturbances
     started: Optional[str] = None  # UTC, ISO 8601
 
@@ -154,8 +155,9 @@ class Measurement:
         """The statistics as plain values, for tables."""
         kept = ("file", "sha256", "format", "size_bytes", "gzip_bytes", "runtime", "runtime_version", "threads", "target", "measured_on", "accelerator", "status", "reason",
                 "remark", "min_ms", "median_ms", "p90_ms", "p99_ms", "load_ms", "first_run_ms", "peak_rss_bytes", "model_rss_bytes", "load_rss_bytes", "arena_bytes", "started")
+        throughput = {count: stats.median(values) for count, values in self.throughput.items()}
         intervals = {name: list(interval) if interval else None for name in ("median_interval_ms", "p90_interval_ms", "p99_interval_ms") for interval in [getattr(self, name)]}
-        return {**{key: getattr(self, key) for key in kept}, **intervals, "runs": len(self.latencies_ms), "warnings": [w._asdict() for w in self.warnings]}
+        return {**{key: getattr(self, key) for key in kept}, **intervals, "throughput_per_second": throughput, "runs": len(self.latencies_ms), "warnings": [w._asdict() for w in self.warnings]}
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -1,6 +1,7 @@
 """Measurements as a table in plain text, and below it what is doubtful about them."""
 from __future__ import annotations
 
+import statistics as stats
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -24,7 +25,13 @@ def table(measurements: Sequence[Measurement]) -> str:
         if m.rounds:
             first.setdefault((m.target, m.threads), m)
         rows.append((names[m.file], m.runtime if m.target == "local" else f"{m.runtime} on {m.target}", str(m.threads), *_cells(m, first.get((m.target, m.threads)))))
-    return "\n".join([*_aligned(rows), *_doubts(measurements, names)])
+    return "\n".join([*_aligned(rows), *_throughput(measurements, names), *_doubts(measurements, names)])
+
+
+def _throughput(measurements: Sequence[Measurement], names: Dict[str, str]) -> List[str]:
+    """A line per measurement that has one."""
+    return [f"throughput of {names[m.file]} in {m.runtime}, {m.threads} thread{'s' if m.threads > 1 else ''}: "
+            + ", ".join(f"{stats.median(values):.4g}/s with {count} process{'es' if count != '1' else ''}" for count, values in m.throughput.items()) for m in measurements if m.throughput]
 
 
 def _aligned(rows: Sequence[Tuple[str, ...]]) -> List[str]:

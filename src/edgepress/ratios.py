@@ -177,10 +177,11 @@ def _pooled(values: Sequence[float], inner_errors: Sequence[float], prior_spread
 
 def _log_blocks(m: Measurement) -> List[List[float]]:
     """Logarithm of each block's median latency, round by round."""
-    return [[math.log(stats.median(block)) for block in _blocks(r.latencies_ms, r.block_runs)] for r in m.rounds]
+    return [[math.log(stats.median(block)) for block in blocks_of(r.latencies_ms, r.block_runs)] for r in m.rounds]
 
 
-def _blocks(latencies: Sequence[float], sizes: Sequence[int]) -> List[Sequence[float]]:
+def blocks_of(latencies: Sequence[float], sizes: Sequence[int]) -> List[Sequence[float]]:
+    """The latencies block by block; `sizes` are numbers of runs."""
     if not sizes:  # measured without turns: consecutive runs, of equal numbers
         count = min(CHUNKS, len(latencies))
         edges = [len(latencies) * i // count for i in range(count + 1)]

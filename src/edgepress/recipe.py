@@ -130,6 +130,7 @@ class BenchmarkConfig:
     min_seconds: Optional[float] = option(None, "shortest timed period; default: quick 1.5, normal 2, long 60", minimum=0.0)
     max_seconds: Optional[float] = option(None, "longest time for a file once its fewest rounds are done; default: quick 2, normal 10, long 600", minimum=0.1)
     batch: Tuple[int, ...] = option((1,), "inputs per run, where the file leaves its batch open", minimum=1)
+    processes: Tuple[int, ...] = option((), "also measure the throughput of so many processes at once", minimum=1, maximum=64)
     warmup_seconds: float = option(0.2, "shortest warm-up", minimum=0.0)
     target: Tuple[str, ...] = option(("local",), "where files are measured: local, and devices by name or address, all at once")
 

@@ -14,7 +14,7 @@ from edgepress.device_use import LOCAL
 from edgepress.errors import EdgepressError, JobError
 from edgepress.measurement import Measurement, Round
 from edgepress.progress import report_progress
-from edgepress.ratios import latency_ratio, own_half_width
+from edgepress.ratios import blocks_of, latency_ratio, own_half_width
 from edgepress.recipe import BenchmarkConfig
 from edgepress.runtimes import load_runtime
 from edgepress.targets.base import Connection
@@ -105,6 +105,8 @@ def measure_cases(cases: Sequence[Case], config: BenchmarkConfig, *, connection:
         group = [able[i] for i in part]
         report_progress(f"measuring {len(cases)} combinations of file, runtime and threads by turns{where}", done=part.start / len(able))
         records.update(_measure_group(group, settings, connection=connection, work=work))
+        for case in group if config.processes else ():
+            records[case] = _with_throughput(case, records[case], config.processes, settings, connection=connection, work=work)
     return [records[case] for case in cases]
 
 
@@ -126,14 +128,30 @@ def _measure_group(cases: Sequence[Case], settings: Mapping[str, Any], *, connec
             return records
 
 
+def _with_throughput(case: Case, record: Measurement, processes: Sequence[int], settings: Mapping[str, Any], *, connection: Connection, work: Path) -> Measurement:
+    """The record with runs per second of several processes at once: in each block the sum of their rates."""
+    if record.status != "ok":
+        return record
+    found: Dict[str, List[float]] = {}
+    for count in processes:
+        report_progress(f"measuring {case.file.name} in {case.runtime}: {count} processes at once")
+        results = measure_by_turns([case.job(settings)] * count, _pace(settings), seed=SEED, work=work, connection=connection, together=True)
+        if all(r["status"] == "ok" for r in results):
+            rates = [[case.batch * 1e3 * len(block) / sum(block) for block in blocks_of(r["latencies_ms"], r["block_runs"])] for r in results]
+            found[str(count)] = [round(sum(block), 3) for block in zip(*rates)]
+    return dataclasses.replace(record, throughput=found)
+
+
+def _pace(settings: Mapping[str, Any]) -> Pace:
+    seconds = settings["min_seconds"] / settings["rounds"]
+    return Pace(blocks=settings["blocks"], block_seconds=seconds / settings["blocks"], block_runs=max(1, -(-settings["min_runs"] // (settings["rounds"] * settings["blocks"]))),
+                case_seconds=settings["max_seconds"] / settings["rounds"])
+
+
 def _round_of(cases: Sequence[Case], settings: Mapping[str, Any], *, number: int, connection: Connection, work: Path) -> List[Dict[str, Any]]:
     """The result of each case in one round. Where the whole round is lost, each case is tried alone, so that one file does not spoil all."""
-    blocks = settings["blocks"]
-    seconds = settings["min_seconds"] / settings["rounds"]
-    pace = Pace(blocks=blocks, block_seconds=seconds / blocks, block_runs=max(1, -(-settings["min_runs"] // (settings["rounds"] * blocks))),
-                case_seconds=settings["max_seconds"] / settings["rounds"])
     try:
-        return measure_by_turns([case.job(settings) for case in cases], pace, seed=SEED + number, work=work, connection=connection)
+        return measure_by_turns([case.job(settings) for case in cases], _pace(settings), seed=SEED + number, work=work, connection=connection)
     except JobError as error:
         if len(cases) == 1:
             return [{"status": "failed", "reason": error.reason}]

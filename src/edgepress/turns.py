@@ -27,12 +27,13 @@ class Pace:
     case_seconds: float  # a case that has taken as long gets no further block
 
 
-def measure_by_turns(jobs: Sequence[Dict[str, Any]], pace: Pace, *, seed: int, work: Path, connection: Connection) -> List[Dict[str, Any]]:
+def measure_by_turns(jobs: Sequence[Dict[str, Any]], pace: Pace, *, seed: int, work: Path, connection: Connection, together: bool = False) -> List[Dict[str, Any]]:
     """One round: a fresh process per job, blocks of all of them in random order. What a case cannot do is in its result: status and reason.
 
     Args:
         jobs: benchmark jobs (see `worker.py`), with absolute paths.
         work: folder for the job's files; it must exist.
+        together: all at the same time instead, for throughput.
 
     Raises:
         JobError: the process that gives the turns died, or the target is gone.
@@ -43,7 +44,7 @@ def measure_by_turns(jobs: Sequence[Dict[str, Any]], pace: Pace, *, seed: int, w
         cases, results = _cases(jobs, connection, folder=folder, there=there)
         if cases:
             numbers = list(cases)
-            found = _run(list(cases.values()), pace, seed=seed, connection=connection, folder=folder, there=there)
+            found = _run(list(cases.values()), pace, seed=seed, together=together, connection=connection, folder=folder, there=there)
             results.update(zip(numbers, found))
         return [results[number] for number in range(len(jobs))]
     finally:
@@ -69,9 +70,9 @@ def _cases(jobs: Sequence[Dict[str, Any]], connection: Connection, *, folder: Pa
     return cases, refused
 
 
-def _run(cases: List[Dict[str, Any]], pace: Pace, *, seed: int, connection: Connection, folder: Path, there: str) -> List[Dict[str, Any]]:
+def _run(cases: List[Dict[str, Any]], pace: Pace, *, seed: int, together: bool, connection: Connection, folder: Path, there: str) -> List[Dict[str, Any]]:
     job = {"schema": 1, "job": "interleave", "cases": cases, "blocks": pace.blocks, "block_seconds": pace.block_seconds, "block_runs": pace.block_runs,
-           "case_seconds": pace.case_seconds, "seed": seed}
+           "case_seconds": pace.case_seconds, "seed": seed, "together": together}
     connection.write(json.dumps(job, indent=1).encode(), f"{there}/job.json")
     command = [*cases[0]["command"], f"{there}/job.json", f"{there}/result.json"]
     seconds = 600 + len(cases) * (START_SECONDS + 10 * pace.case_seconds)

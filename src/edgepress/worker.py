@@ -39,7 +39,7 @@ KEYS: Mapping[str, frozenset] = {
     "energy": frozenset(_COMMON | {"seconds", "seed"}),
     "release": frozenset({"schema", "job", "runtime", "action", "apps", "name", "release", "archive", "key", "keep", "threads"}),
     "profile": frozenset(_COMMON | {"seed"}),
-    "interleave": frozenset({"schema", "job", "cases", "blocks", "block_seconds", "block_runs", "case_seconds", "seed"}),
+    "interleave": frozenset({"schema", "job", "cases", "blocks", "block_seconds", "block_runs", "case_seconds", "seed", "together"}),
 }
 _REQUIRED = {"health": ("runtime",), "release": ("action", "apps", "name"), "interleave": ("cases", "blocks", "block_seconds", "block_runs", "case_seconds", "seed")}
 Talk = Callable[[str], List[str]]  # says where we are and waits for the next order

@@ -12,6 +12,7 @@ import pytest
 from edgepress import turns
 from edgepress.errors import ModelError, UnsupportedError
 from edgepress.measurement import Measurement, read_measurements
+from edgepress.measurement_table import table
 from edgepress.ratios import latency_ratio
 from edgepress.recipe import BenchmarkConfig
 from edgepress.stages import benchmark as stage
@@ -127,3 +128,9 @@ def test_real_files_of_all_kinds(tmp_path: Path, shared_data: Any) -> None:
     """Sound, text and detection models, with their several inputs and outputs, run without a word about them."""
     files = [shared_data("weights/tflite/" + name) for name in ("movie_review_nl_classifier.tflite", "yamnet_audio_classifier_with_metadata.tflite", "coco_ssd_mobilenet_v1_1.0_quant_2018_06_29.tflite")]
     assert [m.status for m in measure(tmp_path / "out", *files)] == ["ok"] * 3
+
+
+def test_throughput_of_several_processes_at_once(tmp_path: Path) -> None:
+    (record,) = measure(tmp_path / "out", DATA / "tiny_int8.tflite", config=dataclasses.replace(QUICK, processes=(1, 2)))
+    assert set(record.throughput) == {"1", "2"} and all(len(values) == record.settings["blocks"] and min(values) > 0 for values in record.throughput.values())
+    assert record.summary()["throughput_per_second"]["2"] > 0 and "with 2 processes" in table([record])
