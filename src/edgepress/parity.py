@@ -102,7 +102,7 @@ def _photos(file: Path, golden: Optional[Mapping[str, Any]], images: Sequence[Pa
         if not photo.is_file():
             raise DatasetError(f"{photo} does not exist or is not a file", "give image files")
     chosen = list(images) if images else [file.parent / image["file"] for image in golden["images"]] if golden else []
-    return chosen + parity_photos.hard_photos(work / "hard", chosen[0] if chosen else None)
+    return chosen + parity_photos.hard_photos(work / "hard", chosen[0] if chosen else None, besides=[photo.name for photo in chosen])
 
 
 def _names(photos: Sequence[Path], count: int) -> List[str]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 from PIL import Image
@@ -13,16 +13,23 @@ ORIENTATION = 0x0112
 SIDE = 320  # of the copies; the large one is four times as wide
 
 
-def hard_photos(folder: Path, source: Optional[Path] = None) -> List[Path]:
-    """Write one photo of each hard kind into `folder`, from a photo or (None) from a drawn scene."""
+def hard_photos(folder: Path, source: Optional[Path] = None, *, besides: Sequence[str] = ()) -> List[Path]:
+    """Write one photo of each hard kind into `folder`, from a photo or (None) from a drawn scene; not those that are there already, by the first word of their names."""
     image = scene() if source is None else decode(source)
     image = image.resize((SIDE, max(8, round(SIDE * image.height / image.width))), Image.Resampling.LANCZOS)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
+    present = {_kind(name) for name in besides}
     for name, write in KINDS.items():
+        if _kind(name) in present:
+            continue
         write(image, folder / name)
         paths.append(folder / name)
     return paths
+
+
+def _kind(name: str) -> str:
+    return name.partition(".")[0].partition("_")[0]
 
 
 def scene() -> Image.Image:
