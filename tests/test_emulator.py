@@ -275,16 +275,19 @@ def test_onnxruntime_1_21_0_dies_of_an_illegal_instruction_on_a_pi_4(emulated_pi
 
 
 @pytest.mark.slow
-def test_two_machines_count_the_same_instructions() -> None:
+def test_two_machines_count_the_same_instructions(tmp_path: Path) -> None:
     need_emulator()
-    files = [TINY / "tiny_float.tflite", TINY / "tiny_int8.tflite", TINY / "tiny_float.onnx"]
-    with ThreadPoolExecutor(2) as pool:  # with different contents, at the same time: neither memory nor load may show
-        first, second = pool.map(lambda chosen: count_instructions(chosen, profile="rpi4", home=HOME), (files, files[:2]))
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes((TINY / "tiny_float.tflite").read_bytes()[:1500])
+    files = [broken, TINY / "tiny_float.tflite", TINY / "tiny_float.onnx"]
+    with ThreadPoolExecutor(2) as pool:
+        (refused, *first), (_, *second) = pool.map(lambda profile: count_instructions(files, profile=profile, home=HOME), ("rpi4", "rpi4"))
+    assert refused["status"] == "unsupported" and f"does not open {broken}" in refused["reason"]
     for record in first:
         assert record["status"] == "ok" and record["instructions"] > 1000 and record["measured_on"] == "emulated" and record["profile"] == "rpi4"
         assert not [key for key in record if "ms" in key.split("_") or "latency" in key]
     for one, other in zip(first, second):
-        assert abs(one["instructions"] - other["instructions"]) <= 0.001 * one["instructions"], (one, other)
+        assert abs(one["instructions"] - other["instructions"]) <= max(0.001 * one["instructions"], 32)  # the clock is read in steps of 16
     assert first[0]["accelerator"] == "XNNPACK" and "not a time" in format_counts(first)
 
 

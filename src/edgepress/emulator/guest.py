@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import traceback
+from typing import Callable
 
 _POWER_OFF = 0x4321FEDC
 
@@ -22,8 +23,10 @@ def main() -> None:
         with open("/edgepress/job.json", encoding="utf-8") as file:
             job = json.load(file)
         sys.path.insert(0, "/edgepress/worker.pyz")
+        import edgepress.timing as _  # with NumPy, once for all children
+
         for number, runtime in enumerate(job["runtimes"]):
-            _say(job["nonce"], {"file": number, **_count(f"/edgepress/{number}", runtime, job)})
+            _say(job["nonce"], {"file": number, **_in_a_child(lambda: _count(f"/edgepress/{number}", runtime, job))})
         _say(job["nonce"], {"end": True})
     except BaseException:
         traceback.print_exc()  # now: afterwards the machine is off
@@ -31,8 +34,27 @@ def main() -> None:
         libc.reboot(_POWER_OFF)
 
 
+def _in_a_child(count: Callable[[], dict]) -> dict:
+    """What `count` returns in a process of its own: each file finds the same memory, whatever ran before it, and a file that crashes its runtime ends only that."""
+    here, there = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            result = count()
+        except Exception as error:
+            traceback.print_exc()
+            result = {"reason": f"{type(error).__name__}: {error}"}
+        os.write(there, json.dumps(result).encode()[:65536])  # a pipe holds as much
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    os.close(there)
+    with os.fdopen(here, "rb") as said:
+        text = said.read()
+    return json.loads(text) if text else {"reason": f"the runtime crashed on it (signal {os.WTERMSIG(status)})" if os.WIFSIGNALED(status) else "the runtime ended on it"}
+
+
 def _count(path: str, runtime: str, job: dict) -> dict:
-    from edgepress.errors import EdgepressError
+    from edgepress.errors import ModelError
     from edgepress.runtimes import load_runtime
     from edgepress.timing import Plan, random_inputs, timed_runs
 
@@ -42,7 +64,7 @@ def _count(path: str, runtime: str, job: dict) -> dict:
         pool = random_inputs(session.inputs, seed=0, spec=None, batch=1)[:1]  # one input: what varies is not to be measured
         timed_runs(session, pool, Plan(min_runs=job["warmup_runs"], min_seconds=0.0, max_seconds=3600.0))
         return {"instructions": timed_runs(session, pool, Plan(min_runs=job["runs"], min_seconds=0.0, max_seconds=3600.0)), "version": module.version(), "details": session.details}
-    except EdgepressError as error:
+    except ModelError as error:
         return {"reason": error.message}
 
 

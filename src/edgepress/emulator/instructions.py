@@ -65,7 +65,7 @@ def count_instructions(files: Sequence[Path], *, profile: str, home: Optional[Pa
     said = [json.loads(line) for line in re.findall(rf"^EDGEPRESS-COUNT {nonce} (.*?)\r?$", console, re.MULTILINE)]
     if not said or not said[-1].get("end"):
         raise JobError("the emulated machine ended before it had counted everything", stdout=console[-4000:], hint="the last lines above say why; with too little memory, give it fewer files")
-    return [{"model": str(file), "sha256": digest_file(model), "profile": profile, "cpu": cpu, "threads": 1, "measured_on": "emulated", **_outcome(runtime, answer)}
+    return [{"model": str(file), "sha256": digest_file(model), "profile": profile, "cpu": cpu, "threads": 1, "measured_on": "emulated", **_outcome(runtime, answer, str(file))}
             for file, model, runtime, answer in zip(files, models, runtimes, said)]
 
 
@@ -124,9 +124,9 @@ def _boot(image: Path, initramfs: Path, *, cpu: str, timeout_seconds: float) -> 
     return done.stdout
 
 
-def _outcome(runtime: str, answer: Dict[str, Any]) -> Dict[str, Any]:
+def _outcome(runtime: str, answer: Dict[str, Any], name: str) -> Dict[str, Any]:
     if "reason" in answer:
-        return {"status": "unsupported", "runtime": {"name": runtime}, "reason": answer["reason"]}
+        return {"status": "unsupported", "runtime": {"name": runtime}, "reason": answer["reason"].replace(f"/edgepress/{answer['file']}", name)}
     counts = answer["instructions"]
     return {"status": "ok", "runtime": {"name": runtime, "version": answer["version"]}, "accelerator": answer["details"].get("delegate"), "runs": len(counts),
             "instructions": int(median(counts)), "instructions_min": min(counts), "instructions_max": max(counts)}
