@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
 
-from edgepress.timing import random_inputs, warm_up
-
 if TYPE_CHECKING:
     from edgepress.modelspec import ModelSpec
     from edgepress.runtimes.base import Session
@@ -25,6 +23,8 @@ def profile(session: Session, path: str, *, runtime: str, threads: int, runs: in
     """
     if runtime != "onnxruntime":
         return {"operators": _listed(session.details), "reason": NO_TIMES, "runs": 0}
+    from edgepress.timing import random_inputs
+
     pool = random_inputs(session.inputs, seed=seed, spec=spec)
     with tempfile.TemporaryDirectory() as folder:
         trace = _trace(path, pool, threads=threads, runs=runs, folder=Path(folder))
@@ -47,6 +47,7 @@ def _trace(path: str, pool: Sequence[Sequence[Any]], *, threads: int, runs: int,
     import onnxruntime
 
     from edgepress.runtimes.onnxruntime import CPU, OnnxSession, _options
+    from edgepress.timing import warm_up
 
     options = _options(threads)
     options.enable_profiling = True
