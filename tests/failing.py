@@ -16,7 +16,7 @@ from edgepress.remote import RemoteConnection, open_remote
 from edgepress.targets.base import Transport
 
 MODEL_BYTES = 40_000  # the same for every model: a device that looked at sizes would run the old one
-WORK_SECONDS = 0.4
+WORK_SECONDS = 0.2
 DEATH_SECONDS = 5.0
 
 
@@ -83,7 +83,7 @@ class Lane:
         folder.mkdir()
         return Trial(**{"transport": self.transport, "folder": folder, "model": self.random.randbytes(MODEL_BYTES), **changes})  # type: ignore[arg-type]
 
-    def interrupt(self, name: str, injure: Callable[[], None], *, heal: Callable[[], None] = lambda: None, latest: float = 2.0, closes: bool = True) -> None:
+    def interrupt(self, name: str, injure: Callable[[], None], *, heal: Callable[[], None] = lambda: None, latest: float = 1.3, closes: bool = True) -> None:
         """Start a measurement, do something to it at a random moment, and see what it says."""
         trial = self.trial()
         thread = threading.Thread(target=trial.run, daemon=True)

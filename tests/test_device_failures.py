@@ -64,7 +64,7 @@ def test_a_hundred_failures(device: Emulated, tmp_path: Path) -> None:
     print(*[said for lane in lanes for said in lane.wrong + lane.slow], sep="\n")
     assert not [said for lane in lanes for said in lane.wrong]
     assert not [said for lane in lanes for said in lane.slow], f"noticed later than {DEATH_SECONDS} s"
-    assert sum(lane.count for lane in lanes) == 100 and len(deaths) > 40
+    assert sum(lane.count for lane in lanes) == 100 and len(deaths) > 30
 
 
 def guarded(run, lane: Lane) -> None:  # type: ignore[no-untyped-def]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NOISE_BYTES = 1 << 20  # banners and start files may say so much before our first line
 STDERR_BYTES = 1 << 20
 TEXT_BYTES = 4 << 20  # of what a command prints
+STRAGGLER_SECONDS = 1.0  # a process that the client left behind may hold a stream open
 _IN_MEMORY = 1 << 20
 # What could steer a terminal: C0 but tab and newline, DEL, C1, line separators and marks that turn the direction of writing.
 _CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
@@ -68,7 +69,8 @@ class Exchange:
                 os.close(source)  # type: ignore[arg-type]
         self._out: BinaryIO = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # type: ignore[assignment]
         self._err: BinaryIO = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # type: ignore[assignment]
-        self._news, self._open_streams = threading.Condition(), 2
+        self._news, self._silent = threading.Condition(), False
+        self._is_over = False
         self._readers = [threading.Thread(target=self._collect, args=arguments, daemon=True)
                          for arguments in ((self._process.stdout, self._out, max_bytes + NOISE_BYTES, True), (self._process.stderr, self._err, STDERR_BYTES, False))]
         for reader in self._readers:
@@ -80,13 +82,15 @@ class Exchange:
             size += len(chunk)
             if size <= most:
                 with self._news:
+                    if self._is_over:
+                        break
                     to.write(chunk)
                     self._news.notify_all()
             elif stop:
                 self.end("overflow")
                 break
         with self._news:
-            self._open_streams -= 1
+            self._silent |= to is self._out
             self._news.notify_all()
 
     def wait_for(self, lines: str, timeout_seconds: float) -> Optional["re.Match[str]"]:
@@ -102,8 +106,8 @@ class Exchange:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing more can be said: a stream is at its end."""
-        return self._open_streams < 2
+        """Whether nothing more can be said: stdout is at its end."""
+        return self._silent
 
     def wait(self, timeout_seconds: Optional[float]) -> Answer:
         """Sleep until the client ends, at most so long."""
@@ -117,8 +121,11 @@ class Exchange:
                 self.end("lost")
                 self._process.wait()
             self.let_go()
+            deadline = time.monotonic() + STRAGGLER_SECONDS
             for reader in self._readers:
-                reader.join(2)  # a process that the client left behind may hold a stream open
+                reader.join(max(deadline - time.monotonic(), 0))
+            with self._news:
+                self._is_over = True
         self._out.seek(0)
         self._err.seek(0)
         return Answer(self._process.returncode, self._out, self._err.read(), time.monotonic() - self._started, self._stopped)

@@ -13,21 +13,24 @@ alive() { [ -n "$2" ] && [ "$(started "$1")" = "$2" ]; }
 """
 
 # Take the device: one symlink, made in one step with all that is said about its holder (boot, process, start time, who).
-# A dead holder's symlink is renamed, which only one can do, and looked at once more: it might have been somebody's who was faster. Its job is ended, what it left is removed.
+# A dead holder's symlink is replaced under a second one, `taking`; its job is ended, what it left is removed.
 _OPEN = """
 fail() { printf '\\nEDGEPRESS-FAIL {nonce} %s\\n' "$*"; exit 71; }
 { mkdir -p {home}/store && cd {home}; } || fail "cannot make the folder" {home}
 { read -r boot < /proc/sys/kernel/random/boot_id; read -r emulated < /etc/edgepress-emulated; } 2>/dev/null
 mine="${boot:--} $$ $(started $$) "{who}
 held() { printf '\\nEDGEPRESS-HELD {nonce} %s\\n' "$*"; exit 75; }
-if ! ln -sn "$mine" lock 2>/dev/null; then
-  old=$(readlink lock)
-  set -- $old
-  if [ "$1" = "${boot:--}" ] && alive "$2" "$3"; then shift 3; held "$*"; fi
-  mv -f lock lock.{nonce} 2>/dev/null
-  if [ "$(readlink lock.{nonce})" != "$old" ]; then ln -sn "$(readlink lock.{nonce})" lock; held "somebody who was faster"; fi
-  ln -sn "$mine" lock 2>/dev/null || { [ -L lock ] && held "somebody who was faster"; fail "cannot make a lock in" "$PWD"; }
-  find . -maxdepth 1 -name 'lock.*' -exec rm -f {} + 2>/dev/null
+whose() { set -- $(readlink lock); [ $# -gt 3 ] || held "somebody who has just gone"; shift 3; held "$*"; }
+take() { ln -sn "$mine" "$1" 2>/dev/null; }
+gone() { set -- $(readlink "$1"); [ -n "$1" ] && ! { [ "$1" = "${boot:--}" ] && alive "$2" "$3"; }; }
+if ! take lock && { [ -L lock ] || ! take lock; }; then
+  [ -L lock ] || fail "cannot make a lock in" "$PWD"
+  gone lock || whose
+  take taking || { gone taking && rm -f taking && take taking; } || held "somebody who has just come"
+  gone lock && rm -f lock
+  take lock
+  rm -f taking
+  [ "$(readlink lock)" = "$mine" ] || whose
 fi
 if read -r job since < running; then
   if alive "$job" "$since"; then kill -TERM "-$job"; sleep 1; kill -KILL "-$job" "$job"; fi
@@ -39,6 +42,7 @@ session=; command -v setsid >/dev/null 2>&1 && session=setsid
 limit=; timeout -k 1 9 true >/dev/null 2>&1 && limit=timeout
 fact() { printf 'EDGEPRESS-FACT {nonce} %s\\n' "$*"; }
 printf '\\n'; fact home "$PWD"; fact session "$session"; fact limit "$limit"; fact emulated "$emulated"
+[ "$(readlink lock)" = "$mine" ] || whose
 printf 'EDGEPRESS-READY {nonce}\\n'
 while read -r line; do :; done
 [ "$(readlink lock)" != "$mine" ] || rm -f lock
