@@ -233,7 +233,7 @@ def test_an_old_qemu_is_refused_with_the_command_that_mends_it(tmp_path: Path, m
     old.write_text("#!/bin/sh\necho 'qemu-aarch64 version 7.2.22 (Debian 1:7.2+dfsg)'\n")
     old.chmod(0o755)
     monkeypatch.setattr(requirements, "_PATH", f"{tmp_path}:{requirements._PATH}")
-    with pytest.raises(UnsupportedError, match=r"is 7\.2: .* accepted: 10\.0 or newer; install it with: sudo apt-get install .*qemu-user-static"):
+    with pytest.raises(UnsupportedError, match=r"is 7\.2: .* accepted: 10\.0 or newer; install with: sudo apt-get install .*qemu-user-static"):
         start("rpi4")
 
 
@@ -243,7 +243,8 @@ def test_missing_programs_and_namespaces_are_named(tmp_path: Path, monkeypatch: 
     with pytest.raises(UnsupportedError, match="namespaces .*Operation not permitted.*; .*allow"):
         start("rpi4")
     monkeypatch.setattr(requirements, "_PATH", str(tmp_path))
-    assert "qemu-aarch64-static, which is not installed here; install it with: sudo apt-get install" in (requirements.reason() or "")
+    why = requirements.reason() or ""  # all at once, with one command
+    assert "qemu-aarch64-static, unshare, " in why and "are not installed here; install with: sudo apt-get install" in why and "qemu-user-static util-linux" in why
 
 
 def test_another_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

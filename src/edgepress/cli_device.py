@@ -226,14 +226,13 @@ def bench(target: str, model: Path, out: Optional[Path], as_json: bool, runtime:
 
 
 def _bench_with(runner: Path, sha256: Optional[str], target: str, model: Path, *, out: Optional[Path], as_json: bool, plan: Dict[str, Any]) -> None:
-    from edgepress.android_benchmark import Plan, find_model, run_benchmark_model
+    from edgepress.android_benchmark import Plan, opened_model, run_benchmark_model
     from edgepress.artifact import write_atomic
     from edgepress.device_use import hold
     from edgepress.measurement import dump
     from edgepress.measurement_table import table
 
-    file, bundle = find_model(model)
-    with drawn_progress(), hold(target) as connection:
+    with drawn_progress(), opened_model(model) as (file, bundle), hold(target) as connection:
         records = run_benchmark_model(connection, runner, file, plan=Plan(**plan), bundle=bundle, runner_sha256=sha256)
     text = dump(records)
     if out:
@@ -327,9 +326,6 @@ def emulate(profile: str, command: Tuple[str, ...], rebuild: bool) -> None:
 
     With a COMMAND after "--" it lives as long as that, which reaches it at ssh://pi@emulated-pi and adb://127.0.0.1:25555. Needs no root; changes nothing on this machine.
     """
-    import os
-    import subprocess
-
     from edgepress.emulator import build_root, introduce, start
 
     with drawn_progress():
@@ -338,7 +334,7 @@ def emulate(profile: str, command: Tuple[str, ...], rebuild: bool) -> None:
         running = start(profile)
     with running:
         if command:
-            raise SystemExit(subprocess.run(command, env={**os.environ, **running.environment}, check=False).returncode)
+            raise SystemExit(running.serve(command))
         click.echo(introduce(running))
         running.wait()
 

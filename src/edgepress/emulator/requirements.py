@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from edgepress.errors import UnsupportedError
 
@@ -32,8 +32,13 @@ def find_command(name: str) -> str:
     """
     path = shutil.which(name, path=_PATH)
     if path is None:
-        raise UnsupportedError(f"the emulated device needs {name}, which is not installed here", f"install it with: {_install(_PACKAGES.get(name, name))}")
+        raise _absent([name])
     return path
+
+
+def _absent(names: Sequence[str]) -> UnsupportedError:
+    packages = dict.fromkeys(_PACKAGES.get(name, name) for name in names)
+    return UnsupportedError(f"emulating a device needs {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} not installed here", f"install with: {_install(*packages)}")
 
 
 def require(*, network_services: bool = True) -> None:
@@ -44,10 +49,10 @@ def require(*, network_services: bool = True) -> None:
     """
     if os.uname().machine != "x86_64":  # on arm64 the private registration would catch QEMU itself
         raise UnsupportedError(f"this machine is {os.uname().machine}; devices are emulated on x86_64 only", "on a 64-bit ARM machine run the file itself: it needs no emulation")
+    missing = [name for name in (QEMU, *_COMMANDS) if shutil.which(name, path=_PATH) is None and (network_services or name != "adb")]
+    if missing:
+        raise _absent(missing)
     _require_qemu(QEMU)
-    for command in _COMMANDS:
-        if network_services or command != "adb":
-            find_command(command)
     _require_namespaces()
 
 
@@ -82,7 +87,7 @@ def _require_qemu(name: str) -> str:
     if tuple(version) < QEMU_VERSION:
         written = ".".join(map(str, version)) or "of an unknown version"
         raise UnsupportedError(f"{path} is {written}: LiteRT and onnxruntime crash under it; accepted: {'.'.join(map(str, QEMU_VERSION))} or newer",
-                               f"install it with: {_install(_PACKAGES[name])}")
+                               f"install with: {_install(_PACKAGES[name])}")
     return path
 
 
@@ -113,9 +118,9 @@ def _who() -> str:
     return "root" if os.geteuid() == 0 else "an ordinary user"
 
 
-def _install(package: str) -> str:
-    """The command that installs a Debian package here: Debian 12 has a QEMU that is new enough in its backports only."""
+def _install(*packages: str) -> str:
+    """The command that installs Debian packages here: Debian 12 has a QEMU that is new enough in its backports only."""
     release = Path("/etc/os-release").read_text(encoding="utf-8") if Path("/etc/os-release").exists() else ""
-    if "VERSION_CODENAME=bookworm" in release and package in ("qemu-user-static", "qemu-system-arm", "adb"):
-        return f"sudo apt-get install -t bookworm-backports {package}  (with bookworm-backports in the apt sources)"
-    return f"sudo apt-get install {package}"
+    if "VERSION_CODENAME=bookworm" in release and any(package.startswith("qemu") for package in packages):
+        return f"sudo apt-get install -t bookworm-backports {' '.join(packages)}  (with bookworm-backports in the apt sources)"
+    return f"sudo apt-get install {' '.join(packages)}"

@@ -15,7 +15,7 @@ from edgepress.emulator import connector, init
 from edgepress.emulator.profiles import find_profile
 from edgepress.emulator.requirements import QEMU, find_command, require
 from edgepress.emulator.root import build_root, hold_root
-from edgepress.errors import DeviceError, JobError
+from edgepress.errors import DeviceError, JobError, UnsupportedError
 from edgepress.targets.base import Completed
 
 SSH_HOST = "emulated-pi"
@@ -59,6 +59,17 @@ class Emulated:
     def environment(self) -> Dict[str, str]:
         """Variables with which edgepress, and adb, reach it."""
         return {"EDGEPRESS_SSH_CONFIG": str(self.ssh_config), "ADB_SERVER_SOCKET": self.adb_socket}
+
+    def serve(self, command: Sequence[str]) -> int:
+        """Run a command of this machine that reaches it; returns its exit code.
+
+        Raises:
+            UnsupportedError: there is no such command.
+        """
+        try:
+            return subprocess.run(command, env={**os.environ, **self.environment}, check=False).returncode
+        except OSError as error:
+            raise UnsupportedError(f"{command[0]} cannot be started: {error.strerror}", "give a command of this machine after --") from error
 
     def wait(self) -> None:
         """Sleep until it ends."""
