@@ -12,9 +12,9 @@ from typing import Any, Dict, Mapping, Sequence
 import pytest
 
 from edgepress import android_facts, benchmark_output
-from edgepress.android_benchmark import Plan, run_benchmark_model
+from edgepress.android_benchmark import Plan, opened_model, run_benchmark_model
 from edgepress.artifact import digest_file
-from edgepress.errors import DeviceError, ModelError, UnsupportedError
+from edgepress.errors import ArtifactError, DeviceError, ModelError, UnsupportedError
 from edgepress.measurement import dump, read_measurements
 from edgepress.recipe import BundleConfig
 from edgepress.stages.bundle import bundle
@@ -260,6 +260,10 @@ def test_golden_photos_of_a_bundle_are_the_check(tmp_path: Path) -> None:
     folder = made / "bundle"
     [record] = run_benchmark_model(Phone(tmp_path / "bin"), stand_in(tmp_path), folder / "model.tflite", plan=QUICK, bundle=folder)
     assert record.status == "ok" and record.details["parity"]["passed"] and "golden photos" in record.details["parity"]["source"]
+    with opened_model(folder) as (model, found), opened_model(MODEL) as alone:
+        assert (model, found) == (folder / "model.tflite", folder) and alone == (MODEL, None)
+    with pytest.raises(ArtifactError, match="does not exist"), opened_model(tmp_path / "nothing.zip"):
+        pass
 
 
 @pytest.mark.parametrize("change, error, message", [

@@ -36,9 +36,9 @@ SPECS = {"plain": test_bundle.SPEC,
 
 def make_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch, *, spec: str = "plain", choose: str = "static_wi8_ai8.tflite") -> Path:
     monkeypatch.setattr(test_bundle, "SPEC", SPECS[spec])
-    (folder / "bundle").mkdir(parents=True)
-    bundle(folder / "bundle", run=test_bundle.make_run(folder), config=BundleConfig(choose=choose))
-    return folder / "bundle"
+    (folder / "made").mkdir(parents=True)
+    bundle(folder / "made", run=test_bundle.make_run(folder), config=BundleConfig(choose=choose))
+    return folder / "made" / "bundle"
 
 
 # ---- read the constants back, by each language's own rules for literals
@@ -147,13 +147,22 @@ def test_wrong_input_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     (folder / "labels.txt").write_text("changed\n")
     with pytest.raises(ArtifactError, match="labels.txt is damaged"):
         make_app(folder, "ios", tmp_path / "app")
-    with pytest.raises(ArtifactError, match="manifest.json"):
+    with pytest.raises(ArtifactError, match="no bundle"):
         make_app(tmp_path, "ios", tmp_path / "app")
     assert not (tmp_path / "app").exists()
     (tmp_path / "app").mkdir()
     with pytest.raises(RecipeError, match="exists already"):
         make_app(folder, "ios", tmp_path / "app")
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".app")]
+
+
+def test_a_zip_gives_the_same_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgepress.bundle_archive import write_zip
+
+    folder = make_bundle(tmp_path, monkeypatch)
+    write_zip(folder, tmp_path / "bundle.zip")
+    ours, theirs = make_app(folder, "ios", tmp_path / "a"), make_app(tmp_path / "bundle.zip", "ios", tmp_path / "b")
+    assert [(p.relative_to(tmp_path / "a"), p.read_bytes()) for p in ours] == [(p.relative_to(tmp_path / "b"), p.read_bytes()) for p in theirs]
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,18 +5,20 @@ Each round is a fresh process. The tool keeps no single latencies, so one round 
 """
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from edgepress import android_facts, benchmark_output, bundle_files
 from edgepress.android_facts import Cores
 from edgepress.android_parity import check_answers
 from edgepress.artifact import digest_file
+from edgepress.bundle_archive import opened_bundle
 from edgepress.errors import DeviceError, EdgepressError, JobError, ModelError, UnsupportedError, nearest
 from edgepress.measurement import Measurement, Round
 from edgepress.model_size import gzip_bytes
@@ -114,11 +116,16 @@ def run_benchmark_model(connection: Connection, runner: Path, model: Path, *, pl
     return [_record(case, model, connection, plan, problem=problem or case.problem, facts=facts) for case in cases]
 
 
-def find_model(path: Path) -> Tuple[Path, Optional[Path]]:
-    """(model file, bundle folder or None) of a file or a bundle."""
-    if not path.is_dir():
-        return path, None
-    return path / bundle_files.read_manifest(path)["model"], path
+@contextlib.contextmanager
+def opened_model(path: Path) -> Iterator[Tuple[Path, Optional[Path]]]:
+    """(model file, bundle folder or None) of a model file, or of a bundle as folder or zip: its .tflite file."""
+    if path.is_file() and path.suffix.lower() != ".zip":
+        yield path, None
+        return
+    with opened_bundle(path) as folder:
+        manifest = bundle_files.read_manifest(folder)
+        names = [manifest["model"], *(entry.get("file", "") for entry in manifest.get("models", ()))]
+        yield folder / next((name for name in names if name.endswith(".tflite")), manifest["model"]), folder
 
 
 def _check_files(runner: Path, model: Path, plan: Plan, pinned: Optional[str]) -> str:

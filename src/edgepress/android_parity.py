@@ -48,7 +48,7 @@ def check_answers(tool: "Tool", model: Path, *, bundle: Optional[Path], work: Pa
     source, target = (_info(summary[key][0]) for key in ("inputs", "outputs"))
     spec = read_spec(bundle) if bundle else find_spec(model)
     try:
-        golden = _from_bundle(bundle, source, read_spec(bundle)) if bundle else _from_host(model, source, spec, work=work)
+        golden = _from_bundle(bundle, model.name, source, read_spec(bundle)) if bundle else _from_host(model, source, spec, work=work)
     except EdgepressError as error:
         if bundle:
             raise
@@ -63,11 +63,13 @@ def check_answers(tool: "Tool", model: Path, *, bundle: Optional[Path], work: Pa
     return (("failed", "the device answers otherwise, so nothing was measured: " + "; ".join(problems[:3])) if problems else None), facts
 
 
-def _from_bundle(bundle: Path, info: TensorInfo, spec: ModelSpec) -> Golden:
+def _from_bundle(bundle: Path, model: str, info: TensorInfo, spec: ModelSpec) -> Golden:
     golden = json.loads((bundle / bundle_files.GOLDEN).read_text(encoding="utf-8"))
     names = [image["file"] for image in golden["images"]]
+    main = {"tolerance": golden["tolerance"], "probabilities": [image["probabilities"] for image in golden["images"]]}
+    expected = golden.get("others", {}).get(model, main)
     pixels = np.stack([load_pixels(bundle / name, spec) for name in names])
-    return Golden(names, feed_pixels(pixels, info, spec), [image["probabilities"] for image in golden["images"]], golden["tolerance"], "golden photos, decoded and resized on this machine")
+    return Golden(names, feed_pixels(pixels, info, spec), expected["probabilities"], expected["tolerance"], "golden photos, decoded and resized on this machine")
 
 
 def _from_host(model: Path, info: TensorInfo, spec: Optional[ModelSpec], *, work: Path) -> Golden:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from edgepress import bundle_files, flatbuffer
 from edgepress.artifact import digest_file
+from edgepress.bundle_archive import opened_bundle
 from edgepress.errors import ArtifactError, RecipeError, UnsupportedError, nearest
 from edgepress.modelspec import ModelSpec, read_spec
 
@@ -38,6 +39,7 @@ def make_app(bundle: Path, platform: str, out: Path) -> List[Path]:
     """Write the project of a starter app into the new folder `out`; returns its files, sorted.
 
     Args:
+        bundle: the folder or the .zip that `edgepress bundle` writes.
         platform: android or ios.
 
     Raises:
@@ -49,38 +51,61 @@ def make_app(bundle: Path, platform: str, out: Path) -> List[Path]:
         raise RecipeError(f"platform is {platform!r}; {nearest(platform, PLATFORMS)}")
     if out.exists():
         raise RecipeError(f"{out} exists already; accepted: a new folder", "give another -o, or remove it first")
-    facts = app_facts(bundle)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        _fill(work, bundle, PLATFORMS[platform], platform, facts)
-        work.chmod(0o755)
-        work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with opened_bundle(bundle) as folder:
+        facts = app_facts(folder)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            _fill(work, folder, PLATFORMS[platform], platform, facts)
+            work.chmod(0o755)
+            work.rename(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
 def app_facts(bundle: Path) -> Dict[str, Any]:
     """The constants of the apps by name, every one from the bundle's own files.
 
+    Args:
+        bundle: the folder, whose files were checked.
+
     Raises:
-        ArtifactError, UnsupportedError: see `make_app`.
+        UnsupportedError: see `make_app`.
     """
     manifest = bundle_files.read_manifest(bundle)
-    problems = bundle_files.check_files(bundle)
-    if problems:
-        raise ArtifactError(f"bundle {bundle} is not whole: {problems[0]}" + (f" and {len(problems) - 1} more" if len(problems) > 1 else ""), "make it again with `edgepress bundle`")
-    if not manifest["model"].endswith(".tflite"):
-        raise UnsupportedError(f"bundle {bundle} holds {manifest['model']}; accepted: .tflite, which the apps' runtime opens", "make the bundle with `edgepress bundle RUN --choose static_wi8_ai8.tflite`")
+    manifest = bundle_files.select_model(manifest, _tflite(manifest, bundle))
     spec, model = read_spec(bundle), bundle / manifest["model"]
     source, target = _ends(model, spec)
-    return {"name": spec.name, "model_file": manifest["model"], "model_sha256": digest_file(model), "variant": manifest["variant"],
+    return {"name": spec.name, "model_file": manifest["model"], "model_sha256": digest_file(model), "variant": _variant(manifest),
             "input_height": spec.input_height, "input_width": spec.input_width, "channels": spec.channels, "resize": spec.resize, "channel_order": spec.channel_order,
             "normalization_inside": spec.normalization_inside, "scale": list(spec.scale), "offset": list(spec.offset),
             "input_type": source["dtype"], "input_scale": source.get("scale"), "input_zero_point": source.get("zero_point"),
             "output": spec.output, "output_type": target["dtype"], "output_scale": target.get("scale"), "output_zero_point": target.get("zero_point"),
             "reject_threshold": spec.reject_threshold, "labels": list(spec.labels)}
+
+
+def _tflite(manifest: Mapping[str, Any], bundle: Path) -> str:
+    """The bundle's model, or another of its models where that one is for another runtime."""
+    names = [manifest["model"], *(entry.get("file", "") for entry in manifest.get("models", ()))]
+    found = next((name for name in names if name.endswith(".tflite")), None)
+    if found is None:
+        raise UnsupportedError(f"bundle {bundle} holds {manifest['model']}; accepted: .tflite, which the apps' runtime opens", "make the bundle with `edgepress bundle RUN --choose static_wi8_ai8.tflite`")
+    return found
+
+
+def _variant(manifest: Mapping[str, Any]) -> str:
+    return next((entry["variant"] for entry in manifest.get("models", ()) if entry.get("file") == manifest["model"]), manifest["variant"])
+
+
+def _golden(bundle: Path, model: str) -> Dict[str, Any]:
+    """golden.json for one of the bundle's models: its answers and its tolerance."""
+    golden = json.loads((bundle / bundle_files.GOLDEN).read_text(encoding="utf-8"))
+    other = golden.pop("others", {}).get(model)
+    if other:
+        golden["tolerance"] = other["tolerance"]
+        golden["images"] = [{**image, "probabilities": answer} for image, answer in zip(golden["images"], other["probabilities"])]
+    return golden
 
 
 def _ends(model: Path, spec: ModelSpec) -> Tuple[Dict[str, Any], Dict[str, Any]]:
@@ -99,12 +124,12 @@ def _ends(model: Path, spec: ModelSpec) -> Tuple[Dict[str, Any], Dict[str, Any]]
 
 def _fill(work: Path, bundle: Path, platform: Platform, name: str, facts: Mapping[str, Any]) -> None:
     _copy(resources.files("edgepress").joinpath("app_templates", name), work)
-    spec, golden = read_spec(bundle), json.loads((bundle / bundle_files.GOLDEN).read_text(encoding="utf-8"))
+    spec, golden = read_spec(bundle), _golden(bundle, facts["model_file"])
     _write(work / platform.facts, platform.head.format(note=_NOTE.format(model=facts["model_file"])) + "".join(platform.line(key, value) + "\n" for key, value in facts.items()) + "}\n")
     for path, text in platform.texts.items():
         _write(work / path, text(spec))
     _place(bundle / facts["model_file"], work / platform.assets / facts["model_file"])
-    _place(bundle / bundle_files.GOLDEN, work / platform.golden / bundle_files.GOLDEN)
+    _write(work / platform.golden / bundle_files.GOLDEN, json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
     for image in golden["images"]:
         _place(bundle / image["file"], work / platform.test_photos / Path(image["file"]).name)
     _write(work / "README.md", _readme(name, spec, facts, images=len(golden["images"])))

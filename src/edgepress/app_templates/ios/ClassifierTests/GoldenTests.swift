@@ -17,8 +17,8 @@ final class GoldenTests: XCTestCase {
         let golden = try JSONDecoder().decode(Golden.self, from: Data(contentsOf: try XCTUnwrap(bundle.url(forResource: "golden", withExtension: "json"))))
         let classifier = try Classifier()
         for image in golden.images {
-            let name = ((image.file as NSString).lastPathComponent as NSString).deletingPathExtension
-            let photo = try Data(contentsOf: try XCTUnwrap(bundle.url(forResource: name, withExtension: "png")))
+            let name = (image.file as NSString).lastPathComponent as NSString
+            let photo = try Data(contentsOf: try XCTUnwrap(bundle.url(forResource: name.deletingPathExtension, withExtension: name.pathExtension)))
             let answer = try await classifier.probabilities(photo)
             XCTAssertEqual(answer.count, image.probabilities.count, image.file)
             for (ours, expected) in zip(answer, image.probabilities) { XCTAssertEqual(Double(ours), expected, accuracy: golden.tolerance, image.file) }
