@@ -256,7 +256,7 @@ def classify(function: Any, file: Path, place: ForkedPlace, work: Path) -> Dict[
         verdict, reason = "ours", traceback.format_exc()
     if not reason and verdict != "ok":
         verdict, reason = "ours", f"{verdict} without a reason"
-    return {"verdict": verdict, "reason": reason[:1500] if verdict == "ours" else reason[:200], "seconds": round(time.perf_counter() - began, 3)}
+    return {"verdict": verdict, "reason": reason[-1500:] if verdict == "ours" else reason[:200], "seconds": round(time.perf_counter() - began, 3)}
 
 
 _places: Dict[str, ForkedPlace] = {}

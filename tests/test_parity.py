@@ -164,6 +164,15 @@ def test_the_limit_knows_integers_floats_and_other_versions() -> None:
     assert other.values == pytest.approx([0.005] * 3) and "litert 2 there against litert 1" in other.text
 
 
+@pytest.mark.parametrize(("here", "there"), [((2, 3), (2, 4)), ((2, 3), (1, 3)), ((2, 0), (2, 0))])
+def test_answers_that_do_not_fit_together_are_a_problem(here: Any, there: Any) -> None:
+    facts = {"runtime": {"name": "litert", "version": "1"}, "versions": {}, "delegate": None, "outputs": []}
+    ours, theirs = (Answers(np.zeros(shape, np.float32), np.zeros(shape, np.float32), [{"inputs_sha256": "a"}] * shape[0], facts) for shape in (here, there))
+    limit = parity_report.limit_of(DATA / "tiny_float.tflite", ours, theirs)
+    report = parity_report.compare(ours, theirs, names=["a", "b"], labels=(), limit=limit, file="x", sha256="", target="t", measured_on="real", reference="r")
+    assert not report.passed and "nothing to compare" in format_report(report)
+
+
 def test_classes_as_good_as_equal_may_swap() -> None:
     about: Dict[str, Any] = {"names": ["a"], "labels": ("x", "y"), "limit": Limit(np.full(2, 0.01), None, ""), "file": "x", "sha256": "", "target": "t", "measured_on": "real", "reference": "r"}
     facts = {"runtime": {}, "versions": {}, "delegate": None}

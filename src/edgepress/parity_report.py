@@ -72,7 +72,7 @@ def limit_of(file: Path, here: Answers, there: Answers) -> Limit:
     same = here.facts["runtime"] == there.facts["runtime"] and here.given is not None
     sizes = [(int(np.prod([abs(n) for n in info["shape"][1:]], dtype=np.int64)), info["scale"]) for info in there.facts["outputs"]]
     width = there.own.shape[1]
-    scales = np.concatenate([np.full(size, scale or 0.0) for size, scale in sizes]) if sum(size for size, _ in sizes) == width else np.zeros(width)
+    scales = np.concatenate([np.full(size, scale or 0.0) for size, scale in sizes]) if sizes and sum(size for size, _ in sizes) == width else np.zeros(width)
     finite = np.abs(here.own[np.isfinite(here.own)])
     peak = max(1.0, float(finite.max(initial=0.0)))
     base = DIFFERENCES.get(scheme, QUANTIZED_DIFFERENCE) if same else bundle_golden.tolerance(f"{scheme}.file")
@@ -100,6 +100,10 @@ def compare(here: Answers, there: Answers, *, names: Sequence[str], labels: Sequ
         names: of the cases, for people.
         about: file, sha256, target, measured_on and reference of the report.
     """
+    if there.own.shape != here.own.shape or not there.own.size:
+        shapes = " and ".join(f"{len(one.steps)} answers of {one.own.shape[1]} numbers {place}" for one, place in ((there, "there"), (here, "here")))
+        problem = f"the file gives {shapes}: there is nothing to compare"
+        return ParityReport(**{**about, "file": str(about["file"])}, runtime=there.facts["runtime"], there=there.facts, here=here.facts, rule=limit.text, cases=(), largest_difference=0.0, problems=(problem,), notes=())
     cases = [_case(index, name, here, there, limit, labels) for index, name in enumerate(names)]
     problems = _general_problems(here, there) + [f"{case['name']}: {problem}" for case in cases for problem in case["problems"]]
     notes = [f"{case['name']}: {note}" for case in cases for note in case["notes"]] + _notes(here, there)
