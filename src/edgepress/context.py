@@ -39,16 +39,18 @@ def _runtimes(config: Any) -> Any:
     return None if named else [available_runtimes(form) for form in ("tflite", "onnx")]
 
 
-def _worker(config: Any) -> str:
-    """A bundle holds the programs of this very version."""
+def _programs(config: Any) -> str:
+    """A bundle holds the programs, texts and locks of this very version."""
     import hashlib
 
+    from edgepress import locks, verify
     from edgepress.worker_pack import worker_bytes
 
-    return hashlib.sha256(worker_bytes()).hexdigest()
+    texts = [Path(verify.__file__), *sorted((Path(__file__).parent / "bundle_templates").iterdir()), *sorted(locks.LOCKS.glob("*.txt"))]
+    return hashlib.sha256(worker_bytes() + b"".join(path.read_bytes() for path in texts)).hexdigest()
 
 
-_CONTEXTS: Mapping[str, Callable[[Any], Any]] = {"finetune": _weights, "convert": _labels, "quantize": _instruction_set, "benchmark": _machine, "evaluate": _runtimes, "certify": _runtimes, "bundle": _worker}
+_CONTEXTS: Mapping[str, Callable[[Any], Any]] = {"finetune": _weights, "convert": _labels, "quantize": _instruction_set, "benchmark": _machine, "evaluate": _runtimes, "certify": _runtimes, "bundle": _programs}
 
 
 def _specs(inputs: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ import os
 import stat
 import subprocess
 import tempfile
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import AbstractSet, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 SIGNATURE = "model.sig"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -278,8 +278,8 @@ def _parse(data: bytes, what: str) -> Any:
         raise NotVerified(f"{what} is damaged ({error})") from error
 
 
-def _keys(value: Any, what: str, needed: set, allowed: set = frozenset()) -> None:  # type: ignore[assignment]
-    if not isinstance(value, dict) or not needed <= set(value) <= needed | set(allowed):
+def _keys(value: Any, what: str, needed: AbstractSet[str], allowed: AbstractSet[str] = frozenset()) -> None:
+    if not isinstance(value, dict) or not needed <= set(value) <= needed | allowed:
         shown = sorted(value) if isinstance(value, dict) else type(value).__name__
         raise NotVerified(f"{what} has the parts {shown}; accepted: {', '.join(sorted(needed))}")
 
