@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterator, List, Optional
 
+import emulated
 import pytest
 from emulated import HOME, need_emulator
 
@@ -250,6 +251,16 @@ def test_missing_programs_and_namespaces_are_named(tmp_path: Path, monkeypatch: 
 def test_another_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "pi", "6.12", "#1", "aarch64")))
     assert "aarch64; devices are emulated on x86_64 only" in (requirements.reason() or "")
+
+
+def test_tests_skip_without_an_emulator_and_fail_where_one_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulated, "reason", lambda: "no qemu here")
+    monkeypatch.delenv("EDGEPRESS_REQUIRE_EMULATOR", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no qemu here"):
+        need_emulator()
+    monkeypatch.setenv("EDGEPRESS_REQUIRE_EMULATOR", "1")
+    with pytest.raises(pytest.fail.Exception, match="no qemu here"):
+        need_emulator()
 
 
 def test_an_unknown_profile_is_refused_before_anything_is_built() -> None:
