@@ -41,11 +41,17 @@ def web_packages(pytestconfig: pytest.Config) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Chromium]:
-    """A running headless Chromium."""
-    program = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
-    if program is None:
+def program() -> str:
+    """The name of Chromium here."""
+    found = next((name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)), None)
+    if found is None:
         _missing("chromium is not installed")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def chromium(program: str) -> Iterator[Chromium]:
+    """A running headless Chromium."""
     browser = Chromium(program)
     yield browser
     browser.close()

@@ -23,8 +23,11 @@ from edgepress import measurement, parity_photos
 from edgepress.artifact import digest_file
 from edgepress.browser.serving import Serving, serving
 from edgepress.browser.static import write_web_app
+from edgepress.bundle_archive import FOLDER
 from edgepress.modelspec import NORMALIZATIONS, ModelSpec
 from edgepress.preprocess import load_pixels, to_pixels
+from edgepress.recipe import BundleConfig
+from edgepress.stages.bundle import bundle
 
 pytestmark = pytest.mark.device
 START, SENT = "document.getElementById('start')", "document.getElementById('sent')"
@@ -147,8 +150,8 @@ def test_a_file_that_answers_otherwise_gets_no_figures(run: Path, web_packages: 
 
 
 def test_the_command_serves_prints_the_address_and_ends_after_one_result(run: Path, web_packages: Path, chromium: Chromium, tmp_path: Path) -> None:
-    bundle = make_bundle(run, tmp_path / "bundle", "float32.onnx")
-    command = [sys.executable, "-m", "edgepress", "device", "serve", str(bundle), "--once", "--json"]
+    packed = make_bundle(run, tmp_path / "bundle", "float32.onnx")
+    command = [sys.executable, "-m", "edgepress", "device", "serve", str(packed), "--once", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         page = chromium.page(process.stdout.readline().strip())
@@ -159,7 +162,7 @@ def test_the_command_serves_prints_the_address_and_ends_after_one_result(run: Pa
     records = measurement.load_records(json.loads(out))
     assert {record.file for record in records} == {"model.onnx"} and all(record.status == "ok" for record in records)
     assert "Only this computer can open it" in err and "█" in err or "▄" in err  # the QR code
-    assert measurement.read_measurements(bundle.with_name("bundle-browser")) == records
+    assert measurement.read_measurements(packed.with_name("bundle-browser")) == records
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -188,6 +191,26 @@ def test_the_web_app_works_with_its_server_gone(run: Path, web_packages: Path, c
     assert "as on the host" in page.run("document.getElementById('results').innerText")
     assert page.run("document.getElementById('sent').hidden") and not page.run("document.getElementById('save').hidden")
     page.close()
+
+
+@pytest.mark.slow
+def test_webgpu_on_a_software_adapter(run: Path, web_packages: Path, program: str, tmp_path: Path) -> None:
+    """What ran is read back from the libraries' own logs: all of the float files on WebGPU."""
+    bundle(tmp_path, run=run, config=BundleConfig(choose="float32.onnx", also=("float32.tflite",), golden=4))
+    browser = Chromium(program, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader")
+    try:
+        with serving(tmp_path / FOLDER, out=tmp_path / "out") as served:
+            page = browser.page(served.urls[0])
+            page.wait(f"!{START}.disabled")
+            if page.run("navigator.gpu ? navigator.gpu.requestAdapter().then(one => !one) : true"):
+                pytest.skip("this Chromium has no software WebGPU")
+            measure(page)
+            assert "WebGPU is emulated by the processor" in page.run("document.getElementById('notes').innerText")
+    finally:
+        browser.close()
+    records = {record.format: record for record in measurement.read_measurements(served.file) if record.accelerator == "webgpu"}
+    assert {record.status for record in records.values()} == {"ok"}, [record.reason for record in records.values()]
+    assert records["tflite"].details["delegate"] == "WebGPU" and list(records["onnx"].details["nodes"]) == ["WebGpuExecutionProvider"]
 
 
 @pytest.mark.data

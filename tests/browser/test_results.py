@@ -103,6 +103,16 @@ def test_what_is_kept_of_free_parts_is_bounded(tmp_path: Path) -> None:
     assert len(json.dumps(found.details)) < 20_000
 
 
+def test_a_session_takes_so_many_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepress.browser.results.MOST_KEPT", 2)
+    results = Results(APP, tmp_path / measurement.FILE)
+    results.accept(RESULT)
+    results.accept(RESULT)
+    with pytest.raises(ArtifactError, match="no more are taken"):
+        results.accept(RESULT)
+    assert len(measurement.read_measurements(tmp_path)) == 2
+
+
 def test_a_foreign_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / measurement.FILE).write_text("my notes")
     with pytest.raises(ArtifactError):

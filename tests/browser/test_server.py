@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from pathlib import Path
+from random import Random
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_slow_client_does_not_stop_others(server: PageServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as idle:
         idle.sendall(b"GET /")
         assert ask(server, "/TOKEN/")[0] == 200
+
+
+def test_noise_neither_stops_it_nor_shows_a_traceback(server: PageServer, capfd: pytest.CaptureFixture[str]) -> None:
+    random = Random(0)
+    good = f"POST /{server.token}/results HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+    for _ in range(150):
+        request = bytearray(good)
+        for _ in range(random.randint(1, 6)):
+            request[random.randrange(len(request))] = random.randrange(256)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(bytes(request[:random.randint(1, len(request))]))
+            connection.shutdown(socket.SHUT_WR)
+    assert ask(server, "/TOKEN/")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_port_that_is_taken_is_an_error_with_a_way_on(server: PageServer) -> None:

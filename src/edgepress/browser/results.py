@@ -17,6 +17,7 @@ from edgepress.measurement import Measurement, Round
 
 SCHEMA = 1
 MOST_RESULTS, MOST_RUNS, MOST_THREADS = 200, 5_000, 64
+MOST_KEPT = 2_000  # measurements of one session: whoever has the address could fill the disk
 MOST_MS = 1e7
 MOST_TEXT, MOST_ENTRIES, MOST_DEPTH = 400, 40, 3
 RUNTIMES = {"tflite": "litert-web", "onnx": "onnxruntime-web"}
@@ -55,6 +56,8 @@ class Results:
         except (TypeError, ValueError, OverflowError) as error:  # lists where numbers belong, numbers of a thousand digits
             raise ArtifactError(f"{SOURCE} is not laid out as a page would send it", _AGAIN) from error
         with self._lock:
+            if len(self.measurements) + len(found) > MOST_KEPT:
+                raise ArtifactError(f"{MOST_KEPT} measurements came in already; no more are taken", "serve the page again")
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.file, measurement.dump([*self._kept, *self.measurements, *found]).encode())
             self.measurements += found

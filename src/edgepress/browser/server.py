@@ -7,6 +7,7 @@ import json
 import secrets
 import socket
 import ssl
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +35,7 @@ class PageServer(ThreadingHTTPServer):
     """A server of one page. `files` maps paths to files, `accept` takes the parsed JSON that a page sends and returns the reply; it may raise EdgepressError."""
 
     daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS  # five, the default, makes a browser that asks for twenty files wait
 
     def __init__(self, files: Mapping[str, Path], accept: Accept, *, host: str = "127.0.0.1", port: int = 0, tls: Optional[ssl.SSLContext] = None) -> None:
         self.files, self.accept, self.token, self.secure = dict(files), accept, secrets.token_urlsafe(TOKEN_BYTES), tls is not None
@@ -73,7 +75,9 @@ class PageServer(ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Connections break; that is no news."""
+        """Connections break; that is no news. Anything else is a mistake of ours and is shown."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

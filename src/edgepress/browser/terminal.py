@@ -45,6 +45,8 @@ def _greet(page: Serving, host: str, https: bool) -> None:
 
 def _tell(found: List[Measurement]) -> None:
     _say(table(found))
+    if any(one.measured_on == "emulated" for one in found):
+        _say("note: a headless browser measured this; its records say emulated and are no figures of a phone")
 
 
 def _say(text: str) -> None:

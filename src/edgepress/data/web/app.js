@@ -72,7 +72,7 @@ async function measureModel(model) {
   const {app, facts} = state;
   const bytes = await modelBytes(model), photos = await photoPixels(app, model);
   for (const configuration of configurations(facts, app)) {
-    const name = `${model.variant}, ${where(configuration)}`;
+    const name = `${state.outcomes.length + 1} of ${app.models.length * configurations(facts, app).length}: ${model.variant}, ${where(configuration)}`;
     const outcome = await runConfiguration({app, model, bytes, photos, configuration, facts, onStep: step => { at('progress').textContent = `${name}: ${step} …`; }});
     state.outcomes.push(outcome);
     showRow(model, configuration, outcome);
