@@ -152,7 +152,8 @@ def _check_free(name: str, address: str) -> None:
 def _name_of(address: str) -> str:
     place = address.partition("://")[2].rpartition("@")[2].rstrip("/")
     host = place.partition(":")[0] if address.startswith("ssh://") else place
-    return re.sub(r"[^A-Za-z0-9._-]", "-", host.partition(".")[0] if not host.replace(".", "").isdecimal() else host).strip("-") or "device"
+    is_number = host.replace(".", "").replace(":", "").isdecimal()
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", host if is_number else host.partition(".")[0]).strip("-") or "device"
 
 
 def _folder() -> Path:

@@ -114,10 +114,13 @@ def connect(address: str) -> RemoteConnection:
 
 def explain(address: str, place: Place, stderr: str) -> Optional[DeviceError]:
     """What the client's last words mean, in three parts."""
+    offending = re.search(r"Offending .* key in (.+):\d+", stderr)
+    if offending and offending[1].strip() != str(own_known_hosts()):  # a key that the user's own ssh knows: ours to name, not to remove
+        return DeviceError(_CHANGED.format(address=address), f"if it was installed anew: ssh-keygen -f '{offending[1].strip()}' -R '{place.host}', then edgepress device add {address}, and compare the fingerprint")
     for words, problem, fix in _MEANINGS:
         if re.search(words, stderr):
-            host = f"{place.user}@{place.host}" if place.user else place.host
-            return DeviceError(problem.format(address=address, host=place.host), fix.format(address=address, host=host))
+            login = f"{place.user}@{place.host}" if place.user else place.host
+            return DeviceError(problem.format(address=address, host=place.host), fix.format(address=address, host=place.host, login=login))
     return None
 
 
@@ -126,13 +129,14 @@ def _short_folder() -> str:
     return folder if folder and len(folder) < 40 and os.access(folder, os.W_OK) else "/tmp"
 
 
+_CHANGED = "{address} shows another host key than the known one: the device was installed anew, or somebody else answers in its place; nothing was sent"
 _MEANINGS: Tuple[Tuple[str, str, str], ...] = (
     ("HOST IDENTIFICATION HAS CHANGED",
-     "{address} shows another host key than the one that is pinned: the device was installed anew, or somebody else answers in its place; nothing was sent",
+     _CHANGED,
      "if it was installed anew: edgepress device forget {address}, then edgepress device add {address}, and compare the fingerprint with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the device"),
     ("Host key verification failed|host key is known for",
      "{address} is not known here: nobody has looked at its host key yet", "register it with: edgepress device add {address}"),
-    ("Permission denied", "{address} lets none of your keys in", "put a key there with: ssh-copy-id {host}; where it has a passphrase, load it first: ssh-add. Nothing asks for a password"),
+    ("Permission denied", "{address} lets none of your keys in", "put a key there with: ssh-copy-id {login}; where it has a passphrase, load it first: ssh-add. Nothing asks for a password"),
     ("Could not resolve hostname", "there is no host {host}", "give its address in the network, or look at its name there: hostname"),
     ("Connection refused", "{host} is there, but no ssh server answers", "on the device: sudo systemctl enable --now ssh"),
     ("timed out|No route to host|[Nn]etwork is unreachable", "{host} does not answer", "look whether it is switched on and in the same network: ping {host}"),
