@@ -1,6 +1,8 @@
 """Does `compare` find a slow-down of 5 % and stay quiet where there is none? A file against itself with a few more operators, and against a copy.
 
-    python benchmarks/gates.py FILE.onnx [--times 20] [--gate "latency>+1%"] [--json FILE]
+    python benchmarks/gates.py FILE.onnx [--times 20] [--gate "latency>+1%"] [--stored] [--json FILE]
+
+--stored: each side is measured by itself, as a baseline of last week would be, and the results are compared (no pairs: weaker).
 
 Operators are added to the input of the ONNX file until it takes 5 % longer (measured, by turns). Bars: found 20 of 20, alarmed without a slow-down at
 most 1 of 20. Exit code 4 where one is missed. About 6 to 10 s a comparison on two cores.
@@ -17,8 +19,13 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from edgepress.comparing import compare_paths
-from edgepress.compare import Comparison
+from edgepress.compare import Comparison, compare
+from edgepress.gates import parse_gate
 from edgepress.recipe import BenchmarkConfig
+from edgepress.result_sets import of_measurements
+from edgepress.sitting import measure_cases
+from edgepress.stages.benchmark import cases_of
+from edgepress.targets import connect
 
 PLANTED = 0.05
 CONFIG = BenchmarkConfig(effort="normal", max_seconds=5.0, threads=(1,), runtimes=("onnxruntime",))  # ends as soon as the ratio is known to 1 %
@@ -68,9 +75,19 @@ def calibrate(file: Path, work: Path) -> Path:
     return out
 
 
-def trial(old: Path, new: Path, gate: str) -> Dict[str, Any]:
+def stored(old: Path, new: Path, gate: str) -> Comparison:
+    """Both measured one after the other, each in a sitting of its own."""
+    sides = []
+    for file in (old, new):
+        with tempfile.TemporaryDirectory() as work:
+            cases = cases_of([file], CONFIG, connection=connect("local"))
+            sides.append(of_measurements(measure_cases(cases, CONFIG, connection=connect("local"), work=Path(work)), source=str(file)))
+    return compare(*sides, gates=[parse_gate(gate)])
+
+
+def trial(old: Path, new: Path, gate: str, *, apart: bool) -> Dict[str, Any]:
     """One comparison: does the gate fail, and what was seen."""
-    comparison = compare_paths([old, new], gates=[gate], config=CONFIG)
+    comparison = stored(old, new, gate) if apart else compare_paths([old, new], gates=[gate], config=CONFIG)
     figure = next(row.figures["latency"] for row in comparison.rows)
     return {"failed": bool(comparison.failed), "verdict": figure.verdict, "change": figure.value - 1, "low": figure.low - 1, "high": figure.high - 1}
 
@@ -81,6 +98,7 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--gate", default="latency>+1%")
+    parser.add_argument("--stored", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     started, rows = time.monotonic(), {"planted": [], "none": []}  # type: Any
@@ -90,7 +108,7 @@ def main() -> int:
         slow = calibrate(given.file, Path(folder))
         for _ in range(given.times):
             for kind, file in (("planted", slow), ("none", copy)):
-                rows[kind].append(trial(given.file, file, given.gate))
+                rows[kind].append(trial(given.file, file, given.gate, apart=given.stored))
                 print(f"{kind:8} {rows[kind][-1]['change']:+.2%} {rows[kind][-1]['verdict']}, gate {'failed' if rows[kind][-1]['failed'] else 'not failed'}", flush=True)
     return report(given, rows, seconds=time.monotonic() - started)
 
@@ -98,7 +116,7 @@ def main() -> int:
 def report(given: argparse.Namespace, rows: Dict[str, List[Dict[str, Any]]], *, seconds: float) -> int:
     """Print the figures; the exit code."""
     found, alarms = (sum(row["failed"] for row in rows[kind]) for kind in ("planted", "none"))
-    result = {"file": given.file.name, "gate": given.gate, "times": given.times, "found": found, "false_alarms": alarms, "bars": {"found": given.times, "false_alarms": given.times // 20},
+    result = {"file": given.file.name, "gate": given.gate, "stored": given.stored, "times": given.times, "found": found, "false_alarms": alarms, "bars": {"found": given.times, "false_alarms": given.times // 20},
               "mean_change": {kind: sum(row["change"] for row in rows[kind]) / len(rows[kind]) for kind in rows}, "seconds": round(seconds, 1)}
     print(json.dumps(result, indent=1))
     if given.json:
