@@ -146,3 +146,17 @@ def test_a_job_never_reports_an_accelerator_that_did_not_work(tmp_path: Path, ru
 def test_keras_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     result = run_job({"job": "benchmark", "runtime": "keras", "model": str(TINY / "tiny_float.keras"), "accelerator": "gpu", "min_runs": 2, "min_seconds": 0.0}, work=tmp_path)
     assert (result["status"], "TensorFlow finds no GPU" in str(result["reason"])) == ("unsupported", True) or result["details"]["accelerator"]["device"] == "GPU"
+
+
+def test_batches_of_a_benchmark_job(tmp_path: Path) -> None:
+    """benchmarks/gpu.py sweeps them: the batch that a job asks for is the one that is measured, or the job says why not."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = ["N", 4]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8), str(tmp_path / "open.onnx"))
+    job = {"job": "benchmark", "runtime": "onnxruntime", "min_runs": 2, "min_seconds": 0.0, "batch": 8}
+    assert run_job({**job, "model": "open.onnx"}, work=tmp_path)["input_shapes"] == [[8, 4]]
+    fixed = run_job({**job, "model": str(TINY / "tiny_float.onnx")}, work=tmp_path)
+    assert fixed["status"] == "unsupported" and "fixed shape" in fixed["reason"]

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from edgepress import android_facts, benchmark_output, bundle_files
 from edgepress.android_facts import Cores
 from edgepress.android_parity import check_answers
-from edgepress.artifact import digest_file
+from edgepress.artifact import SUFFIXES, digest_file
 from edgepress.bundle_archive import opened_bundle
 from edgepress.errors import DeviceError, EdgepressError, JobError, ModelError, UnsupportedError, nearest
 from edgepress.measurement import Measurement, Round
@@ -119,7 +119,7 @@ def run_benchmark_model(connection: Connection, runner: Path, model: Path, *, pl
 @contextlib.contextmanager
 def opened_model(path: Path) -> Iterator[Tuple[Path, Optional[Path]]]:
     """(model file, bundle folder or None) of a model file, or of a bundle as folder or zip: its .tflite file."""
-    if path.is_file() and path.suffix.lower() != ".zip":
+    if path.suffix.lower() in SUFFIXES or (path.is_file() and path.suffix.lower() != ".zip"):
         yield path, None
         return
     with opened_bundle(path) as folder:

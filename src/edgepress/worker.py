@@ -193,7 +193,7 @@ def _by_turns(session: Session, job: Mapping[str, Any], result: Dict[str, Any], 
 def _plan(job: Mapping[str, Any]) -> Any:
     from edgepress.timing import Plan
 
-    return Plan(**{key: job[key] for key in ("min_runs", "min_seconds", "max_seconds", "warmup_seconds", "seed") if key in job})
+    return Plan(**{key: job[key] for key in ("min_runs", "min_seconds", "max_seconds", "warmup_seconds", "batch", "seed") if key in job})
 
 
 def _end_to_end(session: Session, job: Mapping[str, Any], folder: Path, result: Dict[str, Any]) -> None:
