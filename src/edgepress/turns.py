@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from edgepress.errors import EdgepressError, JobError, ModelError
 from edgepress.jobs import THREAD_VARIABLES, launcher_of, prepare_job, read_result
-from edgepress.targets.base import Connection
+from edgepress.targets.base import RESULT_BYTES, Connection
 
 START_SECONDS = 60.0  # of the time limit, for each case: a library's import on a slow board
 BYTES_PER_PROCESS = 400 << 20  # reserved for one open file: what does not fit in half of the memory is measured in groups
@@ -77,7 +77,7 @@ def _run(cases: List[Dict[str, Any]], pace: Pace, *, seed: int, together: bool, 
     command = [*cases[0]["command"], f"{there}/job.json", f"{there}/result.json"]
     seconds = 600 + len(cases) * (START_SECONDS + 10 * pace.case_seconds)
     done = connection.run(command, environment={}, timeout_seconds=seconds)
-    result = read_result(connection, command, done, folder)
+    result = read_result(connection, command, done, folder, max_bytes=len(cases) * RESULT_BYTES)
     return [{"host": result["host"], **one} for one in result["results"]]
 
 
