@@ -1,7 +1,7 @@
 // The page: shows what the other modules find.
 
 import {browserFacts, configurations} from './browser.js';
-import {startLive} from './live.js';
+import {startLive, stopCamera} from './live.js';
 import {installOffline} from './offline.js';
 import {doubts, figures, milliseconds, modelBytes, photoPixels, photoVerdict, runConfiguration} from './results.js';
 
@@ -46,6 +46,8 @@ function showPhotos(app) {
 }
 
 async function measureAll() {
+  stopCamera();  // it would take the processor from what is measured
+  at('camera').disabled = true;
   at('start').disabled = true;
   at('save').hidden = at('sent').hidden = true;
   at('progress').className = 'progress';
@@ -60,7 +62,7 @@ async function measureAll() {
     at('progress').textContent = String(error.message ?? error);
     at('progress').className = 'progress bad';
   } finally {
-    at('start').disabled = false;
+    at('start').disabled = at('camera').disabled = false;
     at('start').textContent = 'Measure again';
   }
 }

@@ -70,7 +70,8 @@ async function startCamera(model, facts) {
   watch(video, stream, model, facts).catch(error => guarded(() => { throw error; }));
 }
 
-function stopCamera() {
+/** End the camera, and give the processor back. */
+export function stopCamera() {
   stream?.getTracks().forEach(track => track.stop());
   stream = null;
   at('camera').textContent = 'Start camera';

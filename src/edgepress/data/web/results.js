@@ -112,7 +112,7 @@ export function photoVerdict(photo, own, answer, expected, labels) {
   const pixels = own.levels === 0 ? 'pixels equal to the host’s' : `pixels up to ${own.levels} of 255 off`;
   if (!answer) return {text: pixels, state: own.levels <= EQUAL_PIXELS ? 'good' : 'warn'};
   const same = top(answer) === top(expected);
-  const percent = value => `${(100 * value).toFixed(1)} %`;
+  const percent = value => `${(100 * value).toFixed(1)}\u00a0%`;
   return {label: `${labels[top(answer)]} ${percent(Math.max(...answer))}`, text: `${same ? 'host' : `host says ${labels[top(expected)]}`} ${percent(Math.max(...expected))}; ${pixels}`, state: !same ? 'bad' : own.levels <= EQUAL_PIXELS ? 'good' : 'warn'};
 }
 
