@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Container, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from edgepress.errors import UnsupportedError
 from edgepress.gates import METRICS, Gate, Outcome
@@ -79,7 +79,8 @@ def compare(old: Results, new: Results, *, gates: Sequence[Gate] = (), across_ma
                                "compare results of the same files, runtimes and threads")
     judged = [(gate, row) for gate in gates for row in rows if _concerns(gate, row, old)]
     confidence = 1 - 0.05 / max(1, len(judged))
-    wide = {row.key: _row(row.key, old, new, across_machines, confidence) for _, row in judged}
+    metrics = {gate.metric for gate in gates}
+    wide = {row.key: _row(row.key, old, new, across_machines, confidence, metrics) for _, row in judged}
     checks = [_check(gate, wide[row.key], new) for gate, row in judged]
     unused = [gate.text for gate in gates if not any(check.gate is gate for check in checks)]
     warnings += [f"gate {text} was not judged: the old results have no such figure" for text in unused]
@@ -100,9 +101,9 @@ def _listed(side: Results) -> str:
     return ", ".join(map(str, [*side.latencies, *side.accuracies][:3])) or "nothing"
 
 
-def _row(key: Key, old: Results, new: Results, across: bool, confidence: float) -> Row:
+def _row(key: Key, old: Results, new: Results, across: bool, confidence: float, metrics: Container[str] = METRICS) -> Row:
     if key in old.latencies and key in new.latencies:
-        return _latency_row(key, old.latencies[key], new.latencies[key], across, confidence)
+        return _latency_row(key, old.latencies[key], new.latencies[key], across, confidence, metrics)
     if key in old.accuracies and key in new.accuracies:
         return Row(key, {"accuracy": _accuracy_figure(old.accuracies[key], new.accuracies[key], confidence)})
     was, now = (key in side.latencies or key in side.accuracies for side in (old, new))
@@ -120,17 +121,17 @@ _OF_ROUNDS: Mapping[str, Tuple[Callable[[Round], Optional[float]], float, float]
 }
 
 
-def _latency_row(key: Key, old: Measurement, new: Measurement, across: bool, confidence: float) -> Row:
+def _latency_row(key: Key, old: Measurement, new: Measurement, across: bool, confidence: float, metrics: Container[str]) -> Row:
     try:
         ratio = latency_ratio(old, new, confidence=confidence, across_machines=across)
     except UnsupportedError as error:
         return Row(key, {}, str(error))
     figures = {"latency": _from_ratio("latency", old.median_ms or 0.0, new.median_ms or 0.0, ratio, ratio.verdict)}
     for metric, (value_of, spread, unit) in _OF_ROUNDS.items():
-        found = rounds_ratio(old, new, value_of, prior_spread=spread, confidence=confidence)
-        if found is not None:
-            values = [max(v for r in m.rounds for v in [value_of(r)] if v) / unit if metric == "memory" else _middle([v for r in m.rounds for v in [value_of(r)] if v]) / unit for m in (old, new)]
-            figures[metric] = _from_ratio(metric, *values, found, _words(found, metric))
+        sides = [[v / unit for r in m.rounds for v in [value_of(r)] if v] for m in (old, new)] if metric in metrics else []
+        if sides and all(sides):
+            found = rounds_ratio(*sides, prior_spread=spread, confidence=confidence)
+            figures[metric] = _from_ratio(metric, *map(max if metric == "memory" else _middle, sides), found, _words(found, metric))
     size = new.size_bytes / old.size_bytes
     figures["size"] = Figure("size", old.size_bytes / 1e3, new.size_bytes / 1e3, size, size, size, "same" if size == 1 else "smaller" if size < 1 else "larger")
     return Row(key, figures)

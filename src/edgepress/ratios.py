@@ -11,10 +11,10 @@ import random
 import statistics as stats
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Callable, List, Literal, Mapping, Optional, Sequence, Tuple
+from typing import Any, List, Literal, Mapping, Sequence, Tuple
 
 from edgepress.errors import UnsupportedError
-from edgepress.measurement import Measurement, Round
+from edgepress.measurement import Measurement
 from edgepress.statistics import student_t_quantile
 
 Verdict = Literal["faster", "slower", "can't tell"]
@@ -105,17 +105,14 @@ def own_half_width(m: Measurement) -> float:
     return math.exp(_t(0.975, freedom) * error) - 1
 
 
-def rounds_ratio(old: Measurement, new: Measurement, value_of: Callable[[Round], Optional[float]], *, prior_spread: float, confidence: float = 0.95) -> Optional[Ratio]:
-    """Ratio of something each round has once (time to load, memory), with Welch's interval; None where a side does not know it.
+def rounds_ratio(old: Sequence[float], new: Sequence[float], *, prior_spread: float, confidence: float = 0.95) -> Ratio:
+    """Ratio of something each round has once (time to load, memory), with Welch's interval.
 
     Args:
         prior_spread: how far rounds of one file usually lie apart in it (logarithmic standard deviation).
     """
-    sides = [[v for r in m.rounds for v in [value_of(r)] if v] for m in (old, new)]
-    if not all(sides):
-        return None
-    parts = [_pooled([math.log(v) for v in side], [0.0], prior_spread) for side in sides]
-    return _welch(parts, drift=0.0, confidence=confidence, rounds=min(map(len, sides)))
+    parts = [_pooled([math.log(v) for v in side], [0.0], prior_spread) for side in (old, new)]
+    return _welch(parts, drift=0.0, confidence=confidence, rounds=min(len(old), len(new)))
 
 
 def _paired(old: Measurement, new: Measurement, confidence: float) -> Ratio:
