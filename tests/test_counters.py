@@ -135,6 +135,8 @@ def test_onnx_groups_batches_and_integers(tmp_path: Path) -> None:
     assert count_file(turned).macs == 4 * 25 * 3 * 4
     gemm = onnx_file(tmp_path / "m.onnx", [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)], {"w": zeros(7, 10), "b": zeros(7)}, inputs=(1, 10), outputs=(1, 7))
     assert (count_file(gemm).macs, count_file(gemm).biases, count_file(gemm).parameters) == (70, 7, 77)
+    opened = onnx_file(tmp_path / "o.onnx", [helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])], {"w": zeros(2, 3, 2, 2)}, inputs=("N", 3, "H", "W"), outputs=("N", 2, "h", "w"))
+    assert count_file(opened).macs == 112 * 112 * 2 * 12  # as it is measured: one photo of 224 pixels
     scale = {"s": np.float32(0.1), "z": np.uint8(0), "wq": np.zeros((7, 10), np.int8), "zw": np.int8(0)}
     pairs = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]), helper.make_node("DequantizeLinear", ["wq", "s", "zw"], ["w"]),
              helper.make_node("Gemm", ["d", "w"], ["y"], transB=1)]

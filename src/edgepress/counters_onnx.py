@@ -6,6 +6,8 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from edgepress import onnx_summary
 from edgepress.counters import HEAVY, Counts, Op, heavy, product
+from edgepress.runtimes.base import TensorInfo
+from edgepress.timing import concrete_shape
 
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"}
 MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Concat", "Split", "Slice", "Pad", "Gather", "Shape", "Constant", "ConstantOfShape", "Expand", "Tile"}
@@ -24,7 +26,7 @@ class _Graph:
         from onnx import helper, numpy_helper, shape_inference
 
         self._numpy, self._helper = numpy_helper, helper
-        graph = _with_batch_of_one(model).graph
+        graph = _with_sizes(model).graph
         self.nodes = list(graph.node)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.made_by = {name: node for node in graph.node for name in node.output}
@@ -69,14 +71,21 @@ class _Graph:
         return None
 
 
-def _with_batch_of_one(model: Any) -> Any:
-    """The model with the first open dimension of its inputs set to 1, so that shapes can be inferred; changes it."""
+def _with_sizes(model: Any) -> Any:
+    """The model with the open dimensions of its inputs set as a benchmark sets them (one photo, of 224 pixels), so that shapes can be inferred; changes it."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    for value in (*[v for v in model.graph.input if v.name not in constants], *model.graph.output):
+    opened = False
+    for value in (v for v in model.graph.input if v.name not in constants):
         dims = value.type.tensor_type.shape.dim
-        if len(dims) and not dims[0].HasField("dim_value"):
-            dims[0].Clear()
-            dims[0].dim_value = 1
+        opened |= any(not dim.HasField("dim_value") or dim.dim_value < 1 for dim in dims)
+        open_shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else -1 for d in dims)
+        for dim, size in zip(dims, concrete_shape(TensorInfo(value.name, open_shape, "float32"))):
+            dim.Clear()
+            dim.dim_value = size
+    if opened:  # what the file says of other values is about open sizes too: all of it follows from the inputs
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        del model.graph.value_info[:]
     return model
 
 

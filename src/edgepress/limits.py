@@ -25,7 +25,7 @@ from edgepress.progress import report_progress
 TILE_ROWS, TILE_COLUMNS, TILE_DEPTH = 4, 16, {"int8": 4}  # of the matrix kernels: XNNPACK and MLAS compute whole tiles of about this size, integers four deep (VNNI, SDOT)
 LOW_SHARE = 0.15  # below this share of the roofline the file is most likely not accelerated at all …
 SHOWN = 0.0005  # of the measured time: smaller parts are left out
-SMALL_MS = 0.1  # … unless it is so small that handing it over is the work
+SMALL_MS = 0.02  # … unless there is so little to do that handing it over is the work
 
 
 @dataclass(frozen=True)
@@ -173,15 +173,15 @@ def explain(limit: Limit, counts: Counts, bounds: Sequence[Mapping[str, float]],
         gap.append(_part("dispatch", sum(b["dispatch"] for _, b in pairs), f"{len(pairs)} operators, {1e6 * rates['seconds_per_operator'].get(limit.runtime, 0.0):.2f} µs each"))
         gap.append({"what": "not explained", "ms": limit.measured_ms - limit.roofline_ms - sum(part["ms"] for part in gap), "how": "the rest",
                     "note": "operators that reach less than one large operator does; other programs" + ("; operators outside the delegate" if notes else "")})
-    head = _head(counts)
+    head = [] if counts.format == "keras" else _head(counts)
     if head:
-        notes.append(f"the {len(head)} operators that turn pixels into normalized numbers are inside the file and inside the time ({sum(op.bytes for op in head) / 1e6:.2f} MB moved)")
+        notes.append(f"the {len(head)} operator{'s' if len(head) > 1 else ''} that turn pixels into normalized numbers are inside the file and inside the time ({sum(op.bytes for op in head) / 1e6:.2f} MB moved)")
     notes.append("decoding and resizing a photo is not part of it: `edgepress device bench` measures from photo to answer")
     if limit.share is not None and limit.share > 1:
         notes.insert(0, "faster than its bound: other programs were at work when this machine's peaks were measured; run again with --again on a quiet machine")
     if rates.get("busy"):
         notes.insert(0, f"this machine's peaks were measured while other programs used {rates['busy']:.0%} of it: the bounds are too long, so the shares are too high")
-    if limit.share is not None and limit.share < LOW_SHARE and limit.measured_ms > SMALL_MS:
+    if limit.share is not None and limit.share < LOW_SHARE and limit.roofline_ms > SMALL_MS:
         notes.insert(0, f"only {limit.share:.0%} of the roofline: most likely this file runs in kernels that are not accelerated here")
     return [part for part in gap if abs(part["ms"]) >= SHOWN * limit.measured_ms], notes
 
