@@ -256,8 +256,7 @@ def run_and_die(app: Path, job: Dict[str, Any], folder: Path, *, at: int) -> Tup
 
 
 def test_killed_at_any_point_a_whole_release_is_current(bundles: List[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_selftest", "_try"):
-        monkeypatch.setattr(releases, name, lambda *_: {} if name == "_selftest" else None)
+    monkeypatch.setattr(os, "sync", lambda: None)  # seconds each on a busy machine; still a point at which it is killed
     jobs = []
     for number, one in enumerate(bundles[:2]):
         write_zip(one, tmp_path / f"{number}.zip")

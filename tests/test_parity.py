@@ -254,11 +254,11 @@ def test_benchmark_prints_nothing_of_a_place_that_answers_otherwise(model: Path,
     from edgepress.recipe import BenchmarkConfig
     from edgepress.stages import benchmark
 
-    known = {"bad": Elsewhere(_rows(_swap)), "emulated": Elsewhere(measured_on="emulated"), "local": LocalConnection()}
+    known = {"good": Elsewhere(), "bad": Elsewhere(_rows(_swap)), "emulated": Elsewhere(measured_on="emulated"), "local": LocalConnection()}
     monkeypatch.setattr(benchmark, "hold", lambda name: contextlib.nullcontext(known[name]))
-    benchmark.benchmark(tmp_path, model=model, config=BenchmarkConfig(target=("local", "bad", "emulated"), threads=(1,), runtimes=("litert",), min_seconds=0.0, min_runs=2, max_seconds=0.2))
+    benchmark.benchmark(tmp_path, model=model, config=BenchmarkConfig(target=("local", "good", "bad", "emulated"), threads=(1,), runtimes=("litert",), min_seconds=0.0, min_runs=2, max_seconds=0.2))
     records = {record.target: record for record in read_measurements(tmp_path)}
-    assert records["local"].status == "ok" and records["local"].latencies_ms
+    assert all(records[name].status == "ok" and records[name].latencies_ms for name in ("local", "good")) and records["good"].measured_on == "real"
     assert {records[name].status for name in ("bad", "emulated")} == {"unsupported"} and not records["bad"].rounds and records["emulated"].measured_on == "emulated"
     assert "answers otherwise" in str(records["bad"].reason) and "emulated device" in str(records["emulated"].reason)
 

@@ -18,7 +18,7 @@ from edgepress.worker_pack import MODULES, worker_bytes
 
 SOURCE = Path(worker.__file__).resolve().parent
 DATA = Path(__file__).resolve().parent / "data"
-ON_DEVICES = {"numpy", "PIL", "ai_edge_litert", "tflite_runtime", "onnxruntime", "cryptography"} | set(sys.stdlib_module_names)
+ON_DEVICES = {"numpy", "PIL", "ai_edge_litert", "tflite_runtime", "onnxruntime", "cryptography", "picamera2"} | set(sys.stdlib_module_names)
 NEWER_THAN_3_9 = {"tomllib", "zoneinfo._common"}
 
 
@@ -140,7 +140,7 @@ def test_the_oldest_python_runs_it_as_far_as_it_can(tmp_path: Path) -> None:
     (tmp_path / "worker.pyz").write_bytes(worker_bytes())
     (tmp_path / "job.json").write_text(json.dumps(job(runtime="onnxruntime")))
     code = f"import sys; sys.path.insert(0, {str(tmp_path / 'worker.pyz')!r}); import " + ", ".join(
-        "edgepress." + m.replace("/__init__", "").replace("/", ".") for m in MODULES if m not in ("__init__", "preprocess", "feeding", "timing", "timing_device", "fingerprint"))
+        "edgepress." + m.replace("/__init__", "").replace("/", ".") for m in MODULES if m not in ("__init__", "preprocess", "feeding", "timing", "timing_device", "fingerprint", "bundle_live"))
     python = find_python_3_9()
     assert subprocess.run([python, "-I", "-c", code], capture_output=True, text=True).stderr == ""
     subprocess.run([python, "-I", "-S", str(tmp_path / "worker.pyz"), str(tmp_path / "job.json"), str(tmp_path / "result.json")], check=True)

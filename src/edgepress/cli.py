@@ -190,7 +190,7 @@ def predict(photos: Tuple[Path, ...], model: Optional[Path], runtime: Optional[s
         else:
             from edgepress.deploy import predict_there
 
-            answers = predict_there(photos, connection, name=app, target=target, top=top)
+            answers = predict_there(photos, connection, name=app, target=target, top=top, runtime=runtime)
     click.echo(json.dumps(answers, indent=2, ensure_ascii=False) if as_json else format_predictions(answers))
 
 

@@ -179,7 +179,7 @@ def _compare(folder: Path, manifest: Mapping[str, Any], connection: Connection, 
         raise
 
 
-def predict_there(photos: Tuple[Path, ...], connection: Connection, *, name: Optional[str] = None, target: Optional[str] = None, top: int = 3) -> List[Dict[str, Any]]:
+def predict_there(photos: Tuple[Path, ...], connection: Connection, *, name: Optional[str] = None, target: Optional[str] = None, top: int = 3, runtime: Optional[str] = None) -> List[Dict[str, Any]]:
     """What the app that is deployed on a device says about photos of this machine.
 
     Raises:
@@ -191,7 +191,7 @@ def predict_there(photos: Tuple[Path, ...], connection: Connection, *, name: Opt
         if not photo.is_file():
             raise ArtifactError(f"{photo} does not exist or is not a file", "give image files")
     launcher = f"{apps_folder(connection)}/{app}/run"
-    command = ["sh", launcher, *(connection.push(photo) for photo in photos), "--json", "--top", str(top)]
+    command = ["sh", launcher, *(connection.push(photo) for photo in photos), "--json", "--top", str(top), *(["--runtime", runtime] if runtime else [])]
     done = connection.run(command, environment={}, timeout_seconds=600)
     if done.exit_code != 0:
         raise JobError(f"{app} did not answer on {target or connection.address}", command=command, exit_code=done.exit_code, stdout=done.stdout, stderr=done.stderr,

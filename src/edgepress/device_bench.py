@@ -192,7 +192,7 @@ def format_bench(document: Mapping[str, Any]) -> str:
         lines.append(_row(f"photo to answer, {part['threads']} thr.", part))
         lines += [f"  of it {step:10}{'':8}{'':9}{statistics.median(_steps(part, step)):11.3g}" for step in ("decode", "resize", "inference") if latencies(part)]
     if document["sustained"]:
-        lines += ["", *chart(document["sustained"])]
+        lines += ["", *chart(document["sustained"]), f"raw latencies: {document['sustained']['raw'] or 'not kept; give -o FILE'}"]
     if document["energy"]:
         lines.append(_energy_line(document["energy"]))
     return "\n".join(lines)
