@@ -100,9 +100,8 @@ class RemoteConnection:
         return self._pushed[digest]
 
     def make_folder(self, folder: Path) -> str:
-        """A fresh folder there for one job."""
+        """A fresh folder there for one job; made with the first thing that is written or run there."""
         there = f"{self.home}/jobs/{new_nonce()}"
-        self._expect(self.shell(f"mkdir -p {shlex.quote(there)}"), f"folder {there} cannot be made")
         self._folders.append(there)
         return there
 
@@ -136,7 +135,8 @@ class RemoteConnection:
         answer, frame = self._ask(script, nonce, timeout_seconds=timeout_seconds + GRACE_SECONDS, stdin=HELD, command=command)
         done = _completed(answer, frame, nonce)
         text, _, listing = done.stdout.rpartition(f"\nEDGEPRESS-FILES {nonce}\n")
-        if frame.digest != hashlib.sha256(f"{listing.rstrip()}\n".encode()).hexdigest():
+        listing = listing.rstrip()
+        if frame.digest != (hashlib.sha256(f"{listing}\n".encode()).hexdigest() if listing else "-"):
             raise DeviceError(f"{self.address}: the list of results does not match the end line", "run it again; if it happens again, the device or its connection is faulty")
         self._vouched.update({path: digest for digest, path in split_digests(listing)})
         self._vouched_folders.update(folders)

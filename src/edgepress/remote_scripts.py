@@ -16,7 +16,7 @@ alive() { [ -n "$2" ] && [ "$(started "$1")" = "$2" ]; }
 # A dead holder's symlink is replaced under a second one, `taking`; its job is ended, what it left is removed.
 _OPEN = """
 fail() { printf '\\nEDGEPRESS-FAIL {nonce} %s\\n' "$*"; exit 71; }
-{ mkdir -p {home}/store && cd {home}; } || fail "cannot make the folder" {home}
+{ { [ -d {home}/store ] || mkdir -p {home}/store; } && cd {home}; } || fail "cannot make the folder" {home}
 { read -r boot < /proc/sys/kernel/random/boot_id; read -r emulated < /etc/edgepress-emulated; } 2>/dev/null
 mine="${boot:--} $$ $(started $$) "{who}
 held() { printf '\\nEDGEPRESS-HELD {nonce} %s\\n' "$*"; exit 75; }
@@ -36,8 +36,10 @@ if read -r job since < running; then
   if alive "$job" "$since"; then kill -TERM "-$job"; sleep 1; kill -KILL "-$job" "$job"; fi
   : > running
 fi 2>/dev/null
-rm -rf jobs; mkdir jobs || fail "cannot write into" "$PWD"
-find store -name '*.part' -exec rm -f {} + 2>/dev/null
+set +f
+for left in jobs/* store/*/*.part; do [ ! -e "$left" ] || rm -rf "$left"; done
+set -f
+[ -d jobs ] || mkdir jobs || fail "cannot write into" "$PWD"
 session=; command -v setsid >/dev/null 2>&1 && session=setsid
 limit=; timeout -k 1 9 true >/dev/null 2>&1 && limit=timeout
 fact() { printf 'EDGEPRESS-FACT {nonce} %s\\n' "$*"; }
@@ -54,6 +56,7 @@ cd {home} || exit 71
 exec 3<&0 </dev/null
 printf '\\nEDGEPRESS-BEGIN {nonce}\\n'
 printf '\\nEDGEPRESS-BEGIN {nonce}\\n' >&2
+for folder in {folders}; do [ -d "$folder" ] || mkdir -p "$folder" || exit 73; done
 unset PYTHONPATH PYTHONHOME
 {command} 3<&- &
 job=$!
@@ -65,9 +68,10 @@ wait "$job"; code=$?
 kill -KILL "$watch"
 kill -KILL "-$job"
 : > running
-left=$({list})
+set -- {folders}
+left=$([ $# = 0 ] || find "$@" -type f -exec sha256sum {} +)
 printf '\\nEDGEPRESS-FILES {nonce}\\n%s\\n' "$left"
-set -- $(printf '%s\\n' "$left" | sha256sum)
+set -- $([ -z "$left" ] || printf '%s\\n' "$left" | sha256sum) -
 printf 'EDGEPRESS-END {nonce} %s %s\\n' "$code" "$1"
 """
 
@@ -114,8 +118,7 @@ def opening(*, home: str, nonce: str, who: str) -> str:
 def running(command: Sequence[str], environment: Mapping[str, str], *, home: str, nonce: str, prefix: Sequence[str], folders: Sequence[str]) -> str:
     """Run a command with its environment; `prefix` puts it into a session of its own and limits its time."""
     values = " ".join(f"{name}={shlex.quote(value)}" for name, value in {"PYTHONUTF8": "1", **environment}.items())
-    listing = f"find {shlex.join(folders)} -type f -exec sha256sum {{}} +" if folders else ":"
-    return _COMMON + _fill(_RUN, home=shlex.quote(home), nonce=nonce, command=f"{values} {shlex.join([*prefix, *command])}", list=listing)
+    return _COMMON + _fill(_RUN, home=shlex.quote(home), nonce=nonce, command=f"{values} {shlex.join([*prefix, *command])}", folders=shlex.join(folders))
 
 
 def quick(script: str, *, home: str, nonce: str) -> str:
