@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any, Dict, List
 
 import pytest
 
-from edgepress import interleave, sitting, turns
+from edgepress import interleave, sitting
+from edgepress.artifact import digest_file
 from edgepress.device_use import LOCAL
 from edgepress.errors import JobError
 from edgepress.interleave import run_interleaved
 from edgepress.recipe import BenchmarkConfig
 from edgepress.sitting import Case, measure_cases, settings_of
 from edgepress.targets import connect
+from edgepress.targets.local import LocalConnection
 from edgepress.turns import groups
 
 DATA = Path(__file__).parent / "data"
@@ -76,21 +79,15 @@ def test_slow_files_have_fewer_blocks(tmp_path: Path) -> None:
 
 def test_a_child_whose_parent_is_gone_ends(tmp_path: Path) -> None:
     job = tmp_path / "job.json"
-    job.write_text('{"schema": 1, "job": "benchmark", "runtime": "litert", "model": "%s", "sha256": "%s", "threads": 1}' % (DATA / "tiny_int8.tflite", turns_digest()))
+    job.write_text('{"schema": 1, "job": "benchmark", "runtime": "litert", "model": "%s", "sha256": "%s", "threads": 1}' % (DATA / "tiny_int8.tflite", digest_file(DATA / "tiny_int8.tflite")))
     import subprocess
 
     done = subprocess.run([sys.executable, "-m", "edgepress.worker", "--serve", str(job)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert done.returncode == 1 and b"imported" in done.stdout and b"result" not in done.stdout
 
 
-def turns_digest() -> str:
-    from edgepress.artifact import digest_file
-
-    return digest_file(DATA / "tiny_int8.tflite")
-
-
 def a_case(**facts: Any) -> Case:
-    return Case(**{"file": DATA / "tiny_int8.tflite", "sha256": turns_digest(), "size_bytes": 1, "gzip_bytes": 1, "runtime": "litert", "threads": 1, **facts})
+    return Case(**{"file": DATA / "tiny_int8.tflite", "sha256": digest_file(DATA / "tiny_int8.tflite"), "size_bytes": 1, "gzip_bytes": 1, "runtime": "litert", "threads": 1, **facts})
 
 
 def test_groups_fit_into_memory() -> None:
@@ -132,6 +129,35 @@ def test_a_round_that_is_lost_is_tried_case_by_case(tmp_path: Path, monkeypatch:
     config = BenchmarkConfig(effort="quick", min_runs=8, min_seconds=0.0, max_seconds=0.1, warmup_seconds=0.0)
     good, bad = measure_cases([a_case(), a_case(threads=2)], config, connection=connect(LOCAL), work=tmp_path)
     assert good.status == "ok" and bad.status == "failed" and bad.reason == "the board went away" and not list(tmp_path.iterdir())
+
+
+class Elsewhere(LocalConnection):
+    """A place whose files lie elsewhere, as on a device."""
+
+    address = "elsewhere"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folders = 0
+
+    def push(self, path: Path) -> str:
+        to = self.root / "store" / digest_file(path)[:12] / Path(path).name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
+        return str(to)
+
+    def make_folder(self, folder: Path) -> str:
+        self.folders += 1
+        (self.root / f"job-{self.folders}").mkdir(parents=True)
+        return str(self.root / f"job-{self.folders}")
+
+
+def test_it_works_where_files_lie_elsewhere(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    here.mkdir()
+    config = BenchmarkConfig(effort="quick", min_runs=8, min_seconds=0.0, max_seconds=0.1, warmup_seconds=0.0)
+    one, other = measure_cases([a_case(role="a"), a_case(role="b")], config, connection=Elsewhere(there), work=here)
+    assert one.status == other.status == "ok" and not list(here.iterdir()) and [p.name for p in there.iterdir()] == ["store"]
 
 
 def test_no_process_is_left(tmp_path: Path) -> None:

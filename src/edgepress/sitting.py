@@ -103,19 +103,20 @@ def measure_cases(cases: Sequence[Case], config: BenchmarkConfig, *, connection:
     where = "" if connection.address == LOCAL else f" on {connection.address}"
     for part in groups(len(able), connection.probe().get("memory_bytes")):
         group = [able[i] for i in part]
-        report_progress(f"measuring {len(cases)} combinations of file, runtime and threads by turns{where}", done=part.start / len(able))
-        records.update(_measure_group(group, settings, connection=connection, work=work))
+        text = f"measuring {len(cases)} combinations of file, runtime and threads by turns{where}"
+        records.update(_measure_group(group, settings, connection=connection, work=work, text=text))
         for case in group if config.processes else ():
             records[case] = _with_throughput(case, records[case], config.processes, settings, connection=connection, work=work)
     return [records[case] for case in cases]
 
 
-def _measure_group(cases: Sequence[Case], settings: Mapping[str, Any], *, connection: Connection, work: Path) -> Dict[Case, Measurement]:
+def _measure_group(cases: Sequence[Case], settings: Mapping[str, Any], *, connection: Connection, work: Path, text: str) -> Dict[Case, Measurement]:
     """Rounds until every ratio is known to 1 %, or the time is over: `max_seconds` a case, once the fewest rounds are done."""
     results: Dict[Case, List[Dict[str, Any]]] = {case: [] for case in cases}
     facts = {"settings": settings, "sitting": secrets.token_hex(8), "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
     begin, done = time.monotonic(), 0
     while True:
+        report_progress(f"{text}, round {done + 1}", done=min(0.95, max(done / settings["rounds"] / 2, (time.monotonic() - begin) / (settings["max_seconds"] * len(cases)))))
         able = [case for case in cases if not results[case] or results[case][-1]["status"] == "ok"]
         for case, result in zip(able, _round_of(able, settings, number=done, connection=connection, work=work)):
             results[case].append(result)
