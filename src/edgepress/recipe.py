@@ -147,6 +147,7 @@ class ReportConfig:
 class BundleConfig:
     """What goes into the folder that ships."""
 
+    name: Optional[str] = option(None, "name of the app that it becomes on a device; default: that of the photos' folder")
     choose: str = option("auto", "file to ship: auto (fastest certified), or a variant name from the report")
     golden: int = option(8, "test images with expected probabilities for the self-test", minimum=1)
     also: Tuple[str, ...] = option((), "more variants to pack, for runtimes or browsers that need another file")

@@ -78,7 +78,7 @@ def make_run(folder: Path, *, certified: Optional[Dict[str, Any]] = None) -> Pat
     steps.append({"id": "benchmark", "stage": "benchmark", "variant": None, "runtime": None, "status": "ok", "reason": None, "inputs": {}, "artifact": "benchmark"})
     (run / "benchmark").mkdir()
     (run / "benchmark" / measurement.FILE).write_text(measurement.dump(records))
-    write_json(run / "run.json", {"schema": 1, "recipe": {"images": "photos"}, "steps": [{"seconds": 1.0, **step} for step in steps]})
+    write_json(run / "run.json", {"schema": 1, "recipe": {"images": "photos/colours"}, "steps": [{"seconds": 1.0, **step} for step in steps]})
     return run
 
 

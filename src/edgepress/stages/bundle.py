@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -44,6 +45,7 @@ def bundle(out: Path, *, run: Path, config: BundleConfig) -> None:
     spec = specs[0]
     if any(each != spec for each in specs):
         raise RecipeError(f"also is {','.join(config.also)}; accepted: files that want the same pixels as {models[0]['file']}", "make a bundle of its own for each")
+    spec = replace(spec, name=config.name or Path(str(facts.recipe.get("images") or spec.name)).name)  # two apps on one device may have one backbone
     bundle_texts.write_text(out / "labels.txt", "".join(f"{label}\n" for label in spec.labels))
     bundle_texts.write_text(out / SPEC_FILE, to_json(spec))
     write_json(out / "certificate.json", _certificate(facts, row, models[0]["file"]))
