@@ -225,6 +225,17 @@ def test_other_boards_and_unknown_networks() -> None:
     assert anchors.describe({"macs": 1, "dtype": "int8"}, ms=3.0, threads=1, host=PI4, details={}) == []
 
 
+def test_a_devices_own_bench_is_held_against_what_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepress.counters.count_file", lambda path: type("Counts", (), {"summary": lambda self: COUNTS})())
+
+    def part(threads: int, ms: float, valid: bool = True) -> Dict[str, Any]:
+        return {"threads": threads, "status": "ok", "rounds": [{"valid": valid, "governor": "powersave", "latencies_ms": [ms, ms], "details": {"delegate": None, "not_delegated": {"CONV_2D": 9}}}]}
+    document = {"file": str(tmp_path / "model.tflite"), "device": PI4, "inference": [part(1, 80.0), part(4, 40.0)]}
+    lines = anchors.bench_lines(document)
+    assert "17 ms on Raspberry Pi 4" in lines[0] and "here 2.35 times that" in lines[0] and any("no XNNPACK? yes" in line for line in lines) and any("governor that saves power? yes" in line for line in lines)
+    assert anchors.bench_lines({**document, "inference": [part(1, 80.0, valid=False)]}) == [] and anchors.bench_lines({**document, "file": "model.keras"}) == []
+
+
 # ---- the command
 
 def test_the_command(known_peaks: Dict[str, Any], tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Published figures beside a user's own: what others measured on the same board, and why a file may be slower here. Published figures are never mixed with measured ones."""
 from __future__ import annotations
 
+import statistics
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
+from edgepress.artifact import SUFFIXES
 from edgepress.errors import ArtifactError
 
 SCHEMA = 1
@@ -131,3 +134,20 @@ def describe(counts: Mapping[str, Any], *, ms: float, threads: int, host: Mappin
 
 def _text(anchor: Anchor) -> str:
     return f"{anchor.model} {anchor.dtype} {anchor.ms:g} ms on {anchor.device}, {anchor.runtime}, {anchor.threads} thread{'s' if anchor.threads > 1 else ''} ({anchor.source}, {anchor.date}, {anchor.url})"
+
+
+def bench_lines(document: Mapping[str, Any]) -> List[str]:
+    """As `describe`, for what `device_bench.measure_device` found: by the number of threads that was fastest. Empty where nothing comparable was published."""
+    from edgepress.counters import count_file
+
+    file = Path(document["file"])
+    if SUFFIXES.get(file.suffix.lower()) not in ("tflite", "onnx"):
+        return []
+    timed = [(statistics.median(values), part) for part in document["inference"] for values in [[ms for one in part["rounds"] if one["valid"] for ms in one["latencies_ms"]]] if values]
+    if not timed:
+        return []
+    ms, part = min(timed, key=lambda pair: pair[0])
+    last = part["rounds"][-1]
+    host = {**document["device"], "governor": last.get("governor")}
+    caveats = ("throttling",) if any(not one["valid"] for one in part["rounds"]) else ()
+    return describe(count_file(file).summary(), ms=ms, threads=part["threads"], host=host, details=last.get("details", {}), caveats=caveats)

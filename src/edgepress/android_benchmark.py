@@ -108,7 +108,7 @@ def run_benchmark_model(connection: Connection, runner: Path, model: Path, *, pl
             cores = android_facts.list_cores(connection)
             cases = [Case(threads, android_facts.choose_cores(cores, name)) for threads in plan.threads for name in plan.cores]
             if connection.measured_on != "real":
-                problem = problem or ("unsupported", "the device is emulated: its milliseconds mean nothing. The answers were compared (details)")
+                problem = problem or ("unsupported", "the device is emulated: its milliseconds mean nothing" + _agreement(facts["details"]["parity"]))
             if problem is None:
                 _measure(cases, tool, plan, work=Path(work))
         finally:
@@ -153,6 +153,12 @@ def _place(connection: Connection, runner: Path, model: Path, *, folder: str, pl
             raise DeviceError(f"{program} cannot be made executable on the device: {done.stderr.strip()[:300]}", "is its folder mounted noexec?")
     flags = (ACCELERATORS[plan.accelerator][0],) if plan.accelerator else ()
     return Tool(connection, program, connection.push(model), folder, flags)
+
+
+def _agreement(parity: Dict[str, Any]) -> str:
+    if not parity["checked"]:
+        return f"; its answers could not be compared: {parity['reason']}"
+    return f"; its answers agree: {parity['inputs']} inputs, largest difference {parity['largest_difference']:g} (accepted: {parity['tolerance']:g})"
 
 
 def _measure(cases: Sequence[Case], tool: Tool, plan: Plan, *, work: Path) -> None:

@@ -209,6 +209,7 @@ def bench(target: str, model: Path, out: Optional[Path], as_json: bool, runtime:
 
     Rounds during which the firmware throttled or the clock fell are marked, and repeated after a pause. An emulated device is not measured.
     """
+    from edgepress.anchors import bench_lines
     from edgepress.artifact import write_json
     from edgepress.device_bench import Plan, format_bench, measure_device
     from edgepress.device_use import hold
@@ -222,7 +223,7 @@ def bench(target: str, model: Path, out: Optional[Path], as_json: bool, runtime:
         document = measure_device(model, connection, Plan(threads=threads or (), **options), target=target, runtime=runtime, raw=raw)
     if out:
         write_json(out, document)
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else format_bench(document))
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else "\n".join([format_bench(document), *bench_lines(document)]))
 
 
 def _bench_with(runner: Path, sha256: Optional[str], target: str, model: Path, *, out: Optional[Path], as_json: bool, plan: Dict[str, Any]) -> None:
