@@ -13,6 +13,7 @@ def matrix(documents: Sequence[Mapping[str, Any]], *, markdown: bool = False) ->
     """The table, then the holes, then what the measurements say against themselves."""
     records = {id(d): from_json(d["measurement"]) for d in documents if d["kind"] == "latency" and d["status"] == "ok"}
     columns = sorted({(d["threads"], d["batch"]) for d in documents if d["kind"] == "latency"})
+    scored = ["accuracy"] if any(d["kind"] == "accuracy" for d in documents) else []
     rows: Dict[Row, Dict[Any, str]] = {}
     holes: List[str] = []
     for d in documents:
@@ -26,8 +27,8 @@ def matrix(documents: Sequence[Mapping[str, Any]], *, markdown: bool = False) ->
             cells[place] = f"{100 * d['accuracy']['accuracy']:.1f} %" + (f" (expected {d['expected']:.1f})" if d["expected"] is not None else "")
         else:
             cells[place], cells["kB"] = _latency(records[id(d)]), f"{records[id(d)].size_bytes / 1e3:.0f}"
-    header = ["file", "runtime", "target", "kB", *(f"{threads} thread{'s' if threads > 1 else ''}, ms" + (f", batch {batch}" if batch > 1 else "") for threads, batch in columns), "accuracy"]
-    body = [[*key, cells.get("kB", ""), *(cells.get(c, "") for c in columns), cells.get("accuracy", "")] for key, cells in rows.items()]
+    header = ["file", "runtime", "target", "kB", *(f"{threads} thread{'s' if threads > 1 else ''}, ms" + (f", batch {batch}" if batch > 1 else "") for threads, batch in columns), *scored]
+    body = [[*key, cells.get("kB", ""), *(cells.get(c, "") for c in (*columns, *scored))] for key, cells in rows.items()]
     lines = _markdown([header, *body]) if markdown else _aligned([header, *body])
     notes = [f"({i}) {reason}" for i, reason in enumerate(dict.fromkeys(holes), start=1)]
     return "\n".join(lines + ([""] if markdown else []) + notes + _warnings(documents, records))
