@@ -16,7 +16,7 @@ from edgepress import device_use, parity, parity_report
 from edgepress.artifact import digest_file, write_json
 from edgepress.bundle_archive import write_zip
 from edgepress.cli import cli
-from edgepress.errors import ArtifactError, DatasetError, DeviceError, ModelError, UnsupportedError
+from edgepress.errors import ArtifactError, DatasetError, DeviceError, ModelError, RecipeError, UnsupportedError
 from edgepress.modelspec import ModelSpec, to_json
 from edgepress.parity import check_parity, format_report, gate
 from edgepress.parity_photos import KINDS, hard_photos
@@ -254,11 +254,21 @@ def test_benchmark_prints_nothing_of_a_place_that_answers_otherwise(model: Path,
     from edgepress.recipe import BenchmarkConfig
     from edgepress.stages import benchmark
 
+    class Lost:
+        def __enter__(self) -> Any:
+            raise DeviceError("nobody answers")
+
+        def __exit__(self, *_: Any) -> None:
+            pass
+
     known = {"good": Elsewhere(), "bad": Elsewhere(_rows(_swap)), "emulated": Elsewhere(measured_on="emulated"), "local": LocalConnection()}
-    monkeypatch.setattr(benchmark, "hold", lambda name: contextlib.nullcontext(known[name]))
-    benchmark.benchmark(tmp_path, model=model, config=BenchmarkConfig(target=("local", "good", "bad", "emulated"), threads=(1,), runtimes=("litert",), min_seconds=0.0, min_runs=2, max_seconds=0.2))
+    monkeypatch.setattr(benchmark, "hold", lambda name: contextlib.nullcontext(known[name]) if name in known else Lost())
+    with pytest.raises(DeviceError, match="nobody answers"):
+        benchmark.benchmark(tmp_path, model=model, config=BenchmarkConfig(target=("lost",)))
+    benchmark.benchmark(tmp_path, model=model, config=BenchmarkConfig(target=("local", "good", "bad", "emulated", "lost"), threads=(1,), runtimes=("litert",), min_seconds=0.0, min_runs=2, max_seconds=0.2))
     records = {record.target: record for record in read_measurements(tmp_path)}
     assert all(records[name].status == "ok" and records[name].latencies_ms for name in ("local", "good")) and records["good"].measured_on == "real"
+    assert records["lost"].status == "failed" and "nobody answers" in str(records["lost"].reason)
     assert {records[name].status for name in ("bad", "emulated")} == {"unsupported"} and not records["bad"].rounds and records["emulated"].measured_on == "emulated"
     assert "answers otherwise" in str(records["bad"].reason) and "emulated device" in str(records["emulated"].reason)
 
@@ -289,3 +299,5 @@ def test_several_targets_are_used_at_the_same_time() -> None:
     meeting = threading.Barrier(3, timeout=10)
     assert device_use.on_each(("a", "b", "a", "c"), lambda name: (meeting.wait(), name.upper())[1]) == {"a": "A", "b": "B", "c": "C"}
     assert device_use.split_targets(" pi, ,local ") == ("pi", "local")
+    with pytest.raises(RecipeError, match="names no target"):
+        device_use.split_targets(" , ")

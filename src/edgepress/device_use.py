@@ -5,6 +5,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, Iterator, Sequence, Tuple, TypeVar
 
+from edgepress.errors import RecipeError
 from edgepress.targets import connect
 from edgepress.targets.base import Connection
 
@@ -44,5 +45,12 @@ def on_each(targets: Sequence[str], work: Callable[[str], Result]) -> Dict[str, 
 
 
 def split_targets(text: str) -> Tuple[str, ...]:
-    """The targets of `--target a,b`."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """The targets of `--target a,b`.
+
+    Raises:
+        RecipeError: none.
+    """
+    targets = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not targets:
+        raise RecipeError(f"{text!r} names no target; accepted: local, or a device's name or address, several with commas", "see `edgepress device list`")
+    return targets

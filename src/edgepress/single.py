@@ -84,9 +84,7 @@ def _targets(config: Any) -> Tuple[str, ...]:
     """
     target = getattr(config, "target", LOCAL)
     targets = split_targets(target) if isinstance(target, str) else tuple(target)
-    if not targets:
-        raise RecipeError("--target is empty; accepted: local, or a device's name or address", "see `edgepress device list`")
-    return targets
+    return targets or split_targets("")
 
 
 def _file_name(targets: Tuple[str, ...]) -> str:

@@ -9,13 +9,14 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 from edgepress import measurement, profiles
 from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
 from edgepress.device_use import LOCAL, hold, on_each
-from edgepress.errors import ModelError
+from edgepress.errors import DeviceError, ModelError
 from edgepress.host import usable_cpus
 from edgepress.jobs import available_runtimes
 from edgepress.measurement import Measurement
 from edgepress.recipe import BenchmarkConfig
 from edgepress.runtimes import load_runtime, runtimes_for
 from edgepress.sitting import Case, measure_cases
+from edgepress.targets import connect
 from edgepress.targets.base import Connection
 
 
@@ -32,11 +33,17 @@ def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: Benchmar
 
 
 def _on_target(target: str, files: Sequence[Path], config: BenchmarkConfig, *, work: Path) -> List[Measurement]:
-    """The records of one target, which is held meanwhile."""
-    with hold(target) as connection:
-        doubts: Dict[Tuple[Path, str], Optional[str]] = {}
-        cases = [_checked(case, doubts, connection, work=work) for case in cases_of(files, config, connection=connection, target=target)]
-        return measure_cases(cases, config, connection=connection, work=work)
+    """The records of one target, which is held meanwhile. A device that is lost loses nothing of the others: its records say why they are empty."""
+    try:
+        with hold(target) as connection:
+            doubts: Dict[Tuple[Path, str], Optional[str]] = {}
+            cases = [_checked(case, doubts, connection, work=work) for case in cases_of(files, config, connection=connection, target=target)]
+            return measure_cases(cases, config, connection=connection, work=work)
+    except DeviceError as error:
+        if len(set(config.target)) == 1:
+            raise
+        once = dataclasses.replace(config, threads=config.threads or (1,))
+        return [case.record(status="failed", reason=str(error)) for case in cases_of(files, once, connection=connect(LOCAL), target=target)]
 
 
 def _checked(case: Case, doubts: Dict[Tuple[Path, str], Optional[str]], connection: Connection, *, work: Path) -> Case:
