@@ -233,12 +233,13 @@ def _op_rows(counts: Counts, bounds: Sequence[Mapping[str, float]]) -> Tuple[Map
 
 
 def sizes(file: Path, counts: Counts) -> Dict[str, Optional[int]]:
-    """Bytes of the file: as it is, packed, and the entropy of its weights with everything else as it is."""
+    """Bytes of the file: as it is, packed, and at best (the entropy of its weights, and everything else packed by xz)."""
     entropy = None if counts.format == "keras" else model_size.entropy_bytes(weights(file))
     stored = sum(array.nbytes for array in weights(file)) if entropy is not None else 0
     size = file.stat().st_size
-    return {"file": size, "gzip": model_size.gzip_bytes(file), "xz": model_size.xz_bytes(file), "zstd": model_size.zstd_bytes(file), "weights": stored or counts.weight_bytes,
-            "entropy": entropy, "entropy_bound": None if entropy is None else entropy + size - stored}
+    report_progress(f"packing {file.name}")
+    return {"file": size, **model_size.packed_bytes(file), "weights": stored or counts.weight_bytes,
+            "entropy": entropy, "entropy_bound": None if entropy is None else entropy + model_size.rest_bytes(file, weights(file))}
 
 
 def weights(file: Path) -> Iterator[np.ndarray]:
@@ -248,7 +249,8 @@ def weights(file: Path) -> Iterator[np.ndarray]:
 
         from edgepress.onnx_summary import load_graph
 
-        yield from (numpy_helper.to_array(tensor) for tensor in load_graph(file).graph.initializer)
+        arrays = (numpy_helper.to_array(tensor) for tensor in load_graph(file).graph.initializer)
+        yield from (array for array in arrays if array.dtype.kind != "O")  # strings are no weights
         return
     from edgepress import flatbuffer
 

@@ -20,7 +20,7 @@ def format_limits(limits: Sequence[Limit], *, ops: bool = False) -> str:
         if ops:
             lines += _operators(limit)
     return "\n".join([*lines, "", "bounds: multiply-accumulates at the best rate measured here (compute); the same or the memory traffic of each operator, whichever is longer (roofline); measured: the fastest run",
-                      "entropy: what coding the weights value by value could reach at best, everything else as it is"])
+                      "entropy: what coding the weights value by value could reach at best, and everything else packed by xz"])
 
 
 def _row(limit: Limit, limits: Sequence[Limit]) -> Tuple[str, ...]:
