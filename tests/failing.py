@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -33,7 +34,6 @@ class Trial:
     error: Optional[BaseException] = None
     answer: Optional[bytes] = None
     ended: float = 0.0
-    working: Optional[threading.Event] = None
 
     def run(self) -> None:
         """Do it; the answer, or the error."""
@@ -79,8 +79,7 @@ class Lane:
 
     def trial(self, **changes: object) -> Trial:
         """A measurement of a model that was never seen before."""
-        folder = self.folder / str(self.count)
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         return Trial(**{"transport": self.transport, "folder": folder, "model": self.random.randbytes(MODEL_BYTES), **changes})  # type: ignore[arg-type]
 
     def interrupt(self, name: str, injure: Callable[[], None], *, heal: Callable[[], None] = lambda: None, latest: float = 1.3, closes: bool = True) -> None:
@@ -111,13 +110,14 @@ class Lane:
 
 def ours(device: Emulated, marker: str) -> List[int]:
     """Processes of this machine whose command line names something of a device: clients that we started, servers that they started."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"/proc/{device.pid}/".encode() in line and marker.encode() in line.replace(b"\0", b" "):
-                found.append(int(entry.name))
-    return found
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and int(entry.name) != os.getpid()]
+    lines = {pid: command_line(pid) for pid in pids}
+    return [pid for pid, line in lines.items() if f"/proc/{device.pid}/".encode() in line and marker.encode() in line.replace(b"\0", b" ")]
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was called with; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -13,7 +13,7 @@ from typing import Iterator, List
 
 import pytest
 from emulated import need_emulator
-from failing import DEATH_SECONDS, Lane, ours
+from failing import DEATH_SECONDS, Lane, command_line, ours
 
 from edgepress.emulator import Emulated, start
 from edgepress.errors import DeviceError
@@ -108,14 +108,14 @@ def ours_adb() -> List[int]:
     """The adb clients that this process started."""
     children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     found = [int(pid) for file in children for pid in file.read_text().split()]
-    return [pid for pid in found if b"adb\0-s\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in found if b"adb\0-s\0" in command_line(pid)]
 
 
 def shared_failures(lane: Lane, home: str) -> None:
     for _ in range(5):
         lane.interrupt("worker killed", lambda: lane.device.shell(JOB.format(home=home)), closes=False)
     for _ in range(4):
-        trial = lane.trial(last_words=f"sync_home={home}; {WRAPPER.format(home=home)}")
+        trial = lane.trial(last_words=WRAPPER.format(home=home))
         trial.run()
         lane.judge("dead after the last byte", trial, must_fail=True)
     for _ in range(4):

@@ -89,6 +89,7 @@ class Exchange:
             elif stop:
                 self.end("overflow")
                 break
+        stream.close()
         with self._news:
             self._silent |= to is self._out
             self._news.notify_all()
@@ -170,7 +171,7 @@ def no_answer(transport: Transport, answer: Answer, timeout_seconds: float) -> D
     if answer.stopped == "overflow":
         return DeviceError(f"{transport.address} sent more than is accepted", "look at what that command prints there")
     known = transport.explain(answer.exit_code, stderr)
-    said = " / ".join([line.strip() for line in stderr.splitlines() if line.strip()][-3:])[-500:]
+    said = " / ".join([line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("EDGEPRESS-")][-3:])[-500:]
     return known or DeviceError(f"the connection to {transport.address} ended in the middle; nothing of it counts" + (f" ({said})" if said else ""),
                                 "look whether the device is still running; then try again")
 

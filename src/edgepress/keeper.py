@@ -11,7 +11,7 @@ import time
 from typing import Dict, Iterator, List, Optional
 
 from edgepress import remote_scripts as scripts
-from edgepress.channel import HELD, TEXT_BYTES, Answer, Exchange, clean, new_nonce, no_answer
+from edgepress.channel import HELD, TEXT_BYTES, Exchange, clean, new_nonce, no_answer
 from edgepress.errors import DeviceError
 from edgepress.targets.base import Transport
 
