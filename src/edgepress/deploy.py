@@ -18,6 +18,7 @@ from edgepress.progress import report_progress
 from edgepress.releases import check_name
 from edgepress.runtimes import RUNTIMES, load_runtime
 from edgepress.targets.base import Connection
+from edgepress.verify import SIGNATURE
 
 TIMEOUT_SECONDS = 1200
 
@@ -153,6 +154,8 @@ def only_app(connection: Connection, place: str) -> str:
 
 def _verify(folder: Path, key: Optional[Path]) -> None:
     if key is None:
+        if (folder / SIGNATURE).is_file():
+            report_progress("the bundle is signed, but nobody checks that here: give its maker's public key with --key")
         return
     if not key.is_file():
         raise ArtifactError(f"{key} does not exist; accepted: a public key, PEM", "give the .pub.pem that `edgepress keygen` wrote")
