@@ -9,7 +9,7 @@ import pytest
 
 from edgepress.errors import DeviceError, UnsupportedError
 from edgepress.targets import connect
-from edgepress.targets.ssh import Place, SshTransport, explain, parse
+from edgepress.targets.ssh import Place, SshTransport, _short_folder, explain, parse
 
 ADDRESS = "ssh://pi@raspberrypi.local"
 
@@ -69,8 +69,10 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 def test_settings_that_ssh_refuses(own_settings: Path) -> None:
     own_settings.write_text("Nonsense yes\n")
+    before = set(Path(_short_folder()).glob("ep-*"))
     with pytest.raises(DeviceError, match="ssh refuses its configuration: .*[Bb]ad configuration option(.|\n)*; mend .*config"):
         connect("ssh://pi")
+    assert set(Path(_short_folder()).glob("ep-*")) <= before
 
 
 @pytest.mark.parametrize(("stderr", "words"), [

@@ -91,8 +91,9 @@ class SshTransport:
 
     def __init__(self, address: str) -> None:
         self.address, self._place = address, parse(address)
+        start = client(self._place, known_hosts=known_hosts(self._place))
         self._folder = tempfile.mkdtemp(prefix="ep-", dir=_short_folder())  # a socket's path has 100 bytes; only we may enter
-        self._client = [*client(self._place, known_hosts=known_hosts(self._place)), "-o", "ControlMaster=auto", "-o", "ControlPersist=no", "-S", f"{self._folder}/s"]
+        self._client = [*start, "-o", "ControlMaster=auto", "-o", "ControlPersist=no", "-S", f"{self._folder}/s"]
 
     def argv(self, script: str) -> List[str]:
         """See `base.Transport`. Whatever shell the user has there hands the script to `sh`."""
