@@ -37,7 +37,7 @@ SPECS = {"plain": test_bundle.SPEC,
 def make_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch, *, spec: str = "plain", choose: str = "static_wi8_ai8.tflite") -> Path:
     monkeypatch.setattr(test_bundle, "SPEC", SPECS[spec])
     (folder / "made").mkdir(parents=True)
-    bundle(folder / "made", run=test_bundle.make_run(folder), config=BundleConfig(choose=choose))
+    bundle(folder / "made", run=test_bundle.make_run(folder), config=BundleConfig(choose=choose, name=SPECS[spec].name))
     return folder / "made" / "bundle"
 
 
