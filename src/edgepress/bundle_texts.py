@@ -60,7 +60,7 @@ def install_command(runtime: str) -> str:
     return f"python -m pip install {load_runtime(runtime).DISTRIBUTION} {NUMPY.get(runtime, 'numpy')} pillow"
 
 
-def write_readme(out: Path, row: Row, spec: ModelSpec, about: Mapping[str, Any], *, golden: int, offline: bool, slug: str) -> None:
+def write_readme(out: Path, row: Row, spec: ModelSpec, about: Mapping[str, Any], *, golden: int, offline: bool, slug: str, web: bool = False) -> None:
     """Write README.md, LICENSES.md and the licence's text."""
     labels = ", ".join(spec.labels[:SHOWN_LABELS]) + (f" and {len(spec.labels) - SHOWN_LABELS} more (labels.txt)" if len(spec.labels) > SHOWN_LABELS else "")
     channels = f"{spec.input_type} [1, {spec.input_height}, {spec.input_width}, {spec.channels}]"
@@ -73,7 +73,8 @@ def write_readme(out: Path, row: Row, spec: ModelSpec, about: Mapping[str, Any],
     write_text(out / "README.md", _template(
         "README.md", **texts, title=f"{spec.name}: {row['variant']}", classes=str(len(spec.labels)), labels=labels, golden=str(golden), input=input_text, others=others, slug=slug, more=more, reject=reject,
         runtimes=", ".join(about["runtimes"]), install=about["install"], offline="--no-index --find-links wheels " if offline else "",
-        wheels="| `wheels/` | what the requirements name, so that nothing is downloaded |\n" if offline else "", facts="\n".join(f"- {fact}" for fact in _facts(row, about["why"]))))
+        wheels="| `wheels/` | what the requirements name, so that nothing is downloaded |\n" if offline else "",
+        web="| `web/` | a page that classifies in any browser, also offline: put the folder on any web server (https, for the camera) |\n" if web else "", facts="\n".join(f"- {fact}" for fact in _facts(row, about["why"]))))
     weights = f"The weights it started from ({spec.backbone or 'unknown backbone'}, {spec.weights or 'unknown weights'}): {spec.weights_license or 'licence not recorded'}."
     packed = "`wheels/` holds them as their makers published them, each under the licence inside it." if offline else "They are not part of this folder; pip installs them under their own licences."
     write_text(out / "LICENSES.md", _template("LICENSES.md", **texts, weights=weights, packed=packed))

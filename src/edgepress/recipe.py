@@ -152,6 +152,7 @@ class BundleConfig:
     golden: int = option(8, "test images with expected probabilities for the self-test", minimum=1)
     also: Tuple[str, ...] = option((), "more variants to pack, for runtimes or browsers that need another file")
     offline: Tuple[str, ...] = option((), "pack the wheels for these Pythons and machines, such as 3.13-aarch64, so that nothing is downloaded there")
+    web: bool = option(False, "pack web/ too: a page that classifies in any browser, also offline, for any web server (30 MB)")
 
 
 SECTIONS: Mapping[str, type] = {

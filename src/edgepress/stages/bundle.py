@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import edgepress
 from edgepress import bundle_choice, bundle_files, bundle_golden, bundle_texts, locks, predictions, profiles, report_data, sbom
 from edgepress.artifact import digest_file, write_json
+from edgepress.browser.static import write_web_app
 from edgepress.bundle_archive import FOLDER
 from edgepress.errors import ArtifactError, ModelError, RecipeError
 from edgepress.jobs import interpreter
@@ -60,8 +61,11 @@ def bundle(out: Path, *, run: Path, config: BundleConfig) -> None:
     photos = _write_golden(out, run / row["sources"]["evaluation"].rpartition("/")[0], spec, count=config.golden)
     _write_answers(out, chosen, photos, {**about, "files": _listed(out)})
     write_json(out / sbom.FILE, sbom.make_sbom(facts, models, chosen, spec, worker_sha256=digest_file(out / bundle_files.WORKER)))
-    bundle_texts.write_readme(out, row, spec, about, golden=len(photos), offline=bool(config.offline), slug=slug)
+    bundle_texts.write_readme(out, row, spec, about, golden=len(photos), offline=bool(config.offline), slug=slug, web=config.web)
     write_json(out / bundle_files.MANIFEST, {**about, "files": _listed(out)})
+    if config.web:
+        write_web_app(out, out / "web")  # made of a whole bundle
+        write_json(out / bundle_files.MANIFEST, {**about, "files": _listed(out)})
 
 
 def _others(rows: Sequence[Row], main: Row, names: Sequence[str]) -> List[Row]:
@@ -161,4 +165,4 @@ def _write_answers(out: Path, rows: Sequence[Row], photos: Sequence[Tuple[str, s
 
 def _listed(out: Path) -> Dict[str, Any]:
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    return {name: bundle_files.file_facts(out / name) for name in names}
+    return {name: bundle_files.file_facts(out / name) for name in names if name != bundle_files.MANIFEST}
