@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from edgepress.artifact import installed_version
+from edgepress.errors import EdgepressError
 
 # What an extra brings and what each distribution is for.
 NEEDS = (
@@ -34,7 +35,7 @@ class Finding:
 
 def examine() -> List[Finding]:
     """Everything the doctor looks at, in the order it is shown."""
-    return [*_python(), *_distributions(), *_runtimes(), *_machine()]
+    return [*_python(), *_distributions(), *_runtimes(), *_devices(), *_machine()]
 
 
 def _python() -> Iterator[Finding]:
@@ -55,6 +56,26 @@ def _runtimes() -> Iterator[Finding]:
     for row in runtime_rows():
         remedy = row.get("remedy")
         yield Finding(f"runtime {row['name']}", row["reason"] is None, row["version"] + " opens and runs a model" if row["reason"] is None else row["reason"], remedy)
+
+
+# Programs that reach devices: name, purpose, Debian's package.
+TOOLS = (("ssh", "devices over ssh", "openssh-client"), ("adb", "phones over adb", "adb"), ("openssl", "signing bundles", "openssl"))
+
+
+def _devices() -> Iterator[Finding]:
+    from edgepress.browser.packages import installed_files
+    from edgepress.emulator.requirements import require
+
+    for name, purpose, package in TOOLS:
+        there = shutil.which(name) is not None
+        yield Finding(name, there, purpose if there else f"not installed – {purpose}", None if there else f"sudo apt install {package}")
+    for name, purpose, look in (("emulated device", "plays a Raspberry Pi: edgepress device emulate rpi4", require), ("browser page", "edgepress device serve", installed_files)):
+        try:
+            look()
+        except EdgepressError as error:
+            yield Finding(name, False, error.message, (error.hint or "").replace("install them with: ", "") or None)
+        else:
+            yield Finding(name, True, purpose)
 
 
 def _machine() -> Iterator[Finding]:
