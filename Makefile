@@ -21,7 +21,7 @@ test: install
 	$(BIN)/python -m pytest
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not tensorflow and not slow"
+	$(BIN)/python -m pytest -m "not tensorflow and not slow and not device"
 
 # The help that `edgepress -h` prints without importing click.
 help-text:
