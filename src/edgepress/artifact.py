@@ -311,12 +311,11 @@ def _publish(workspace: Path, out: Path, record: Dict[str, Any]) -> None:
     for folder in (p for p in workspace.rglob("*") if p.is_dir()):
         fsync_folder(folder)
     write_json(workspace / RECORD, {**record, "files": files})
-    _replace_folder(workspace, out)
-    fsync_folder(out.parent)
+    replace_folder(workspace, out)
 
 
-def _replace_folder(new: Path, out: Path) -> None:
-    """Rename `new` to `out`; an older artifact there steps aside first, so that `out` is always whole or absent."""
+def replace_folder(new: Path, out: Path) -> None:
+    """Rename `new` to `out`, durably; what was there steps aside first, so that `out` is always whole or absent."""
     old = out.parent / f".{out.name}.old.part-{os.getpid()}"
     if out.exists():
         os.rename(out, old)
@@ -326,4 +325,5 @@ def _replace_folder(new: Path, out: Path) -> None:
         if old.exists():
             os.rename(old, out)
         raise
+    fsync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from edgepress import bundle_files
-from edgepress.artifact import fsync_folder, write_atomic
+from edgepress.artifact import fsync_folder, replace_folder, write_atomic
 from edgepress.errors import ArtifactError, EdgepressError
 from edgepress.extract import extract
 from edgepress.signing import sign_folder, verify_folder
@@ -93,7 +93,7 @@ def export_bundle(folder: Path, out: Path, *, key: Optional[Path]) -> None:
             write_zip(inner, out)
         else:
             _sync(inner)
-            _replace(inner, out)
+            replace_folder(inner, out)
     except OSError as error:
         raise ArtifactError(f"{out} cannot be made: {error.strerror} ({error.filename})", "choose another -o") from error
     finally:
@@ -128,17 +128,3 @@ def _sync(folder: Path) -> None:
                 os.fsync(file.fileno())
     for place in places:
         fsync_folder(place)
-
-
-def _replace(new: Path, out: Path) -> None:
-    """Rename `new` to `out`; what was there steps aside first, so that `out` is always whole or absent."""
-    old = new.parent / ".old"
-    if out.exists():
-        os.rename(out, old)
-    try:
-        os.rename(new, out)
-    except OSError:
-        if old.exists():
-            os.rename(old, out)
-        raise
-    fsync_folder(out.parent)
