@@ -348,7 +348,7 @@ def emulate(profile: str, command: Tuple[str, ...], rebuild: bool) -> None:
 def instructions(files: Tuple[Path, ...], profile: str, out: Optional[Path], as_json: bool) -> None:
     """Count the instructions of one inference on a Raspberry Pi's processor, without one: the same number each time, but no time.
 
-    FILEs are .tflite or .onnx files, or artifacts. Shows where int8 or pruning changes what is executed, and catches regressions. Takes half a minute.
+    FILEs are .tflite or .onnx files, or artifacts. Shows where int8 or pruning changes what is executed, and catches regressions. Takes about half a minute a file.
     """
     from edgepress.artifact import write_json
     from edgepress.emulator.instructions import count_instructions, format_counts

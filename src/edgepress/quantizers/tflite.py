@@ -70,6 +70,8 @@ def make_recipe(scheme: str, *, per_channel: bool = True, dense_per_tensor: bool
         raise UnsupportedError(f"{NAME} does not know the scheme {scheme!r}; {nearest(scheme, SCHEMES)}")
     algorithm = "float_casting" if scheme == "float16" else "min_max_uniform_quantize"
     recipe = [_entry(".*", "*", algorithm, weight_config(scheme, per_channel=per_channel))]
+    if scheme == "dynamic_wi8_afp32":  # its hybrid kernel is delegated nowhere: 17.1 ms instead of 4.8 for MobileNetV2 (float: 6.6)
+        recipe.append(_entry(".*", "DEPTHWISE_CONV_2D", algorithm, weight_config("weight_only_wi8_afp32", per_channel=per_channel)))
     if dense_per_tensor and scheme != "float16":
         recipe.append(_entry(".*", "FULLY_CONNECTED", algorithm, weight_config(scheme, per_channel=False)))
     if scheme in STATIC_BITS:

@@ -62,7 +62,7 @@ STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (
           needs=("tensorflow", "tf_keras", "tf2onnx", "onnx"), tensorflow=True),
     Stage("quantize", "Make a smaller file from a float one.", recipe.QuantizeConfig,
           (_MODEL, Input("dataset", "calibration images: dataset artifact (training split) or folder", flag="--calibration", optional=True)),
-          needs=("ai-edge-quantizer", "ai-edge-litert", "onnx", "onnxruntime", "numpy", "pillow")),
+          version=2, needs=("ai-edge-quantizer", "ai-edge-litert", "onnx", "onnxruntime", "numpy", "pillow")),
     Stage("evaluate", "Score a file on test images in its own runtime.", recipe.EvaluateConfig, (_MODEL, _IMAGES),
           needs=("ai-edge-litert", "onnxruntime", "numpy", "pillow")),
     Stage("certify", "Say what a file lost against its float reference.", recipe.CertifyConfig,
