@@ -210,8 +210,14 @@ class Runner:
         return call
 
     def _beside_each_other(self, steps: List[Step], workers: List[StageChild]) -> None:
-        """Each step waits for the ones it needs; those were submitted before it, so two workers never wait for each other."""
+        """Each step waits for the ones it needs; those were submitted before it, so two workers never wait for each other.
+
+        What needs none of the others goes first, whatever its place in the plan: at the end, no core waits for a long chain.
+        """
         futures: Dict[str, Future] = {}
+        depth: Dict[str, int] = {}
+        for step in steps:
+            depth[step.id] = 1 + max((depth[value.step] for value in step.inputs.values() if isinstance(value, Ref) and value.step in depth), default=0)
         children: "queue.SimpleQueue[StageChild]" = queue.SimpleQueue()
         for child in workers:
             children.put(child)
@@ -228,7 +234,7 @@ class Runner:
 
         pool = ThreadPoolExecutor(WORKERS)
         try:
-            for step in steps:
+            for step in sorted(steps, key=lambda step: depth[step.id]):
                 futures[step.id] = pool.submit(work, step)
             for future in futures.values():
                 future.result()
