@@ -82,7 +82,7 @@ def main() -> int:
     missing = [str(file) for file in given.files if not file.is_file() or file.suffix.lower() not in SUFFIXES]
     if missing:
         sys.exit(f"{missing[0]} is no model file; accepted: {', '.join(SUFFIXES)}")
-    accelerators = [name.replace(";", ",") for name in given.accelerators.split(",")]
+    accelerators = given.accelerators.split(",")
     rows = []
     with tempfile.TemporaryDirectory(prefix="edgepress-gpu-") as work:
         for file in given.files:

@@ -36,6 +36,7 @@ class Assigned:
 def test_names_and_options() -> None:
     assert parse_accelerator("cuda") == Accelerator("cuda") and parse_accelerator("cuda").copies
     assert parse_accelerator("openvino:device_type=GPU.1,copies=out") == Accelerator("openvino", {"device_type": "GPU.1"}, copies=False)
+    assert parse_accelerator("openvino:device_type=GPU.1;copies=out") == parse_accelerator("openvino:device_type=GPU.1,copies=out")
     for text, message in (("cuda:0", "accepted: key=value"), ("cuda:copies=no", "copies is 'no'"), ("cuda:=1", "key=value")):
         with pytest.raises(UnsupportedError, match=message):
             parse_accelerator(text)
@@ -127,6 +128,7 @@ def test_a_gpu_in_software_is_no_gpu(monkeypatch: pytest.MonkeyPatch, kind: str,
         assert np.array_equal(session.run([array])[0], plain.run([array])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime, model, accelerator, reason", [("litert", "tiny_float.tflite", "gpu", "GPU accelerator"), ("litert", "tiny_float.tflite", "npu", "accepted: gpu"),
                                                                  ("litert", "tiny_float.tflite", "gpu:copies=out", "always part of the timing"), ("onnxruntime", "tiny_float.onnx", "tensorrt", "TensorrtExecutionProvider"),
                                                                  ("tflite_runtime", "tiny_float.tflite", "gpu", "tflite_runtime")])

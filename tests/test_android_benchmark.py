@@ -21,6 +21,8 @@ from edgepress.stages.bundle import bundle
 from edgepress.targets.base import Completed
 from edgepress.targets.local import LocalConnection
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "data" / "tiny_int8.tflite"
 QUICK = Plan(rounds=2, min_runs=5, min_seconds=0.0, cool_down_seconds=0.0)

@@ -69,6 +69,7 @@ def constants(file: Path) -> Dict[str, Any]:
     return {(re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name) if not name.isupper() and "_" not in name else name).lower(): value(text) for name, text in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", FACTS)
 @pytest.mark.parametrize("spec, choose", [("plain", "static_wi8_ai8.tflite"), ("odd", "static_wi8_ai8.tflite"), ("plain", "float32.tflite")])
 def test_every_constant_is_the_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, spec: str, choose: str) -> None:

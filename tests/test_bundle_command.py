@@ -92,6 +92,7 @@ def test_a_signed_bundle_is_verified_and_keeps_working(signed: Path, keys: Path,
     assert done.returncode == 1 and "keyid" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_signed_bundle_is_noticed(signed: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over all bytes of all files, then over the zip's own bytes."""
     monkeypatch.setattr(signatures, "check_signature", functools.lru_cache(None)(signatures.check_signature))  # openssl is asked once about the same bytes

@@ -29,6 +29,7 @@ def test_every_help_is_printed(name, capsys) -> None:
     assert "Usage: edgepress" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["run", "-h"]], ids=" ".join)
 def test_help_starts_fast(words) -> None:
     commands = {"bare": [sys.executable, "-c", "pass"], "help": [str(COMMAND), *words]}
@@ -118,6 +119,7 @@ def test_a_model_file_of_the_user_is_never_overwritten(tmp_path: Path) -> None:
     assert result.returncode == 1 and "ends in .onnx" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_file_edgepress_made_may_be_made_again(tmp_path: Path) -> None:
     source = Path(__file__).parent / "data" / "tiny_float.tflite"
     for scheme in ("float16", "weight_only_wi8_afp32"):

@@ -132,6 +132,7 @@ def test_runs_and_their_accuracies(tmp_path: Path) -> None:
     assert "static_wi8_ai8.tflite" in names
 
 
+@pytest.mark.slow
 def test_two_model_files_are_measured_by_turns(tmp_path: Path) -> None:
     comparison = comparing.compare_paths([DATA / "tiny_float.tflite", DATA / "tiny_int8.tflite"], gates=["size>+1%"], config=QUICK)
     assert comparison.rows[0].figures["latency"].old > 0 and comparison.checks[0].outcome == "met"
@@ -139,6 +140,7 @@ def test_two_model_files_are_measured_by_turns(tmp_path: Path) -> None:
     assert len(same.rows) == 1 and same.rows[0].figures["size"].verdict == "same"
 
 
+@pytest.mark.slow
 def test_a_self_check_measures_one_file_twice() -> None:
     one, other, ratio = comparing.self_check(DATA / "tiny_float.tflite", QUICK)
     assert one.sitting == other.sitting and one.rounds != other.rounds and ratio.paired
@@ -164,6 +166,7 @@ def test_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, words[:3]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_thousand_measurements_in_two_seconds(tmp_path: Path) -> None:
     """The bar on a quiet machine; four times that here, where others may be at work."""
     for name, offset in (("old", 0), ("new", 5000)):

@@ -24,6 +24,8 @@ from edgepress.errors import ArtifactError, DeviceError, GateError, JobError, Un
 from edgepress.recipe import BundleConfig
 from edgepress.stages.bundle import bundle
 
+pytestmark = pytest.mark.slow
+
 NAME = "colours"
 
 

@@ -18,6 +18,8 @@ from edgepress.device_bench import Plan, chart, disturbance, format_bench, measu
 from edgepress.errors import GateError, UnsupportedError
 from edgepress.modelspec import to_json
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).resolve().parent / "data"
 # Three of the rails that `vcgencmd pmic_read_adc` of a Raspberry Pi 5 prints, and two lines without a partner.
 RAILS = """\

@@ -253,6 +253,7 @@ def test_json_for_machines() -> None:
     assert document["passed"] is False and any(f["code"] == "cpu" and f["level"] == "problem" and f["sources"] for f in document["findings"]) and document["facts"]["cpu"] == "Cortex-A72"
 
 
+@pytest.mark.slow
 def test_probe_and_check_of_this_machine() -> None:
     done = CliRunner().invoke(cli, ["device", "probe", "local", "--json"])
     assert done.exit_code == 0 and json.loads(done.output)["machine"]

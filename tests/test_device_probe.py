@@ -55,6 +55,7 @@ def program(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
+@pytest.mark.slow
 def test_this_machine() -> None:
     facts = probe(LocalConnection())
     assert facts["machine"] == os.uname().machine and facts["release"] == os.uname().release and facts["page_size"] == os.sysconf("SC_PAGE_SIZE")

@@ -15,7 +15,7 @@ import pytest
 from edgepress.artifact import RECORD, digest_file, read_record
 from edgepress.errors import ArtifactError
 
-pytestmark = pytest.mark.skipif(fault_injection.unavailable() is not None, reason=str(fault_injection.unavailable()))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(fault_injection.unavailable() is not None, reason=str(fault_injection.unavailable()))]
 
 # A stage that writes in the ways stages do: a plain file, one in a folder, one atomic; the real run_stage publishes it.
 STAND_IN = """

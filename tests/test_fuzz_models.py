@@ -44,6 +44,7 @@ def test_sixty_mutated_files_are_classified(tmp_path: Path, fuzz: Any) -> None:
     assert subprocess.run(command, capture_output=True).returncode == 0 and out.read_text() == lines  # nothing is run twice
 
 
+@pytest.mark.slow
 def test_failures_of_our_own_are_seen(fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise IndexError("ours")

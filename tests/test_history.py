@@ -81,6 +81,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_history(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_thousand_measurements(tmp_path: Path) -> None:
     """The bar is 2 s on a quiet machine; four times that here, where others may be at work."""
     one = a_measurement()

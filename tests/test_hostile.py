@@ -129,6 +129,7 @@ def test_hostile_archives_through_the_command(name: str, world: World) -> None:
 
 # ---- model files
 
+@pytest.mark.slow
 @pytest.mark.parametrize("location", ["../../outside/secret", "ABSOLUTE", "link", "hard", "plain"])
 def test_onnx_files_with_weights_elsewhere_reach_no_runtime(location: str, world: World) -> None:
     onnx = pytest.importorskip("onnx")
@@ -253,6 +254,7 @@ BUNDLES: Dict[str, Callable[[Path, World], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLES)
 def test_hostile_bundles(name: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """Checked and run in this process's parent role: an error in words, at once, and the world as it was."""
@@ -270,6 +272,7 @@ def test_hostile_bundles(name: str, world: World, capsys: pytest.CaptureFixture[
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_whole_bundle_of_somebody_else_works_and_cannot_steer_the_terminal(world: World) -> None:
     folder = make_bundle(world)
     assert world.run(str(folder / "selftest.py")).returncode == 0

@@ -229,6 +229,7 @@ def test_a_change_of_equal_size_and_time_is_seen_by_its_inode(folder: Path, tmp_
     assert source_digest(folder, cache=tmp_path) != first
 
 
+@pytest.mark.slow
 def test_remembered_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(5000):
         file = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"

@@ -65,6 +65,7 @@ def test_a_child_that_dies_is_a_failure_of_its_own(tmp_path: Path) -> None:
     assert bad["status"] == "failed" and "SIGABRT" in bad["reason"] and good["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleave, "OPEN_SECONDS", 2.0)
     started = time.monotonic()
@@ -118,6 +119,7 @@ def test_it_ends_when_the_ratio_is_known_or_the_time_is_over(tmp_path: Path, mon
     assert len(one.rounds) == len(other.rounds) == rounds
 
 
+@pytest.mark.slow
 def test_a_round_that_is_lost_is_tried_case_by_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = sitting.measure_by_turns
 
@@ -152,6 +154,7 @@ class Elsewhere(LocalConnection):
         return str(self.root / f"job-{self.folders}")
 
 
+@pytest.mark.slow
 def test_it_works_where_files_lie_elsewhere(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     here.mkdir()

@@ -57,6 +57,7 @@ def test_bounds_of_a_file_by_hand(known_peaks: Dict[str, Any]) -> None:
     assert limit.share == pytest.approx(limit.roofline_ms / limit.measured_ms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_float.tflite", "tiny_int8.tflite", "tiny_float.onnx"])
 def test_the_parts_of_the_gap_add_up(known_peaks: Dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("edgepress.limits.SHOWN", 0.0)
@@ -87,6 +88,7 @@ def test_nodes_of_onnxruntime_have_groups() -> None:
         ["convolution", "convolution", "dense", "dense", "conversion", "movement", "elementwise", "elementwise"]
 
 
+@pytest.mark.slow
 def test_measurements_at_hand_are_used(known_peaks: Dict[str, Any], tmp_path: Path) -> None:
     from edgepress.artifact import digest_file
 
@@ -108,6 +110,7 @@ def test_a_file_that_does_not_run_has_bounds_and_a_reason(known_peaks: Dict[str,
 
 # ---- peaks
 
+@pytest.mark.slow
 def test_peaks_of_this_machine_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEPRESS_HOME", str(tmp_path))
     monkeypatch.setattr(peaks, "SECONDS", 0.02)
@@ -245,6 +248,7 @@ def test_a_devices_own_bench_is_held_against_what_was_published(tmp_path: Path, 
 
 # ---- the command
 
+@pytest.mark.slow
 def test_the_command(known_peaks: Dict[str, Any], tmp_path: Path) -> None:
     from edgepress.cli import cli
 

@@ -73,6 +73,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_wheels_are_downloaded_once_and_checked(index: Path, tmp_path: Path) -> None:
     to = tmp_path / "wheels"
     first = locks.download_wheels("litert", "3.11", "aarch64", to)

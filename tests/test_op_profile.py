@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from edgepress.cli import cli
@@ -14,6 +15,7 @@ from edgepress.recipe import BenchmarkConfig
 DATA = Path(__file__).parent / "data"
 
 
+@pytest.mark.slow
 def test_both_formats_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\x00" * 64)
     onnx, tflite, broken = profile_files([DATA / "tiny_float.onnx", DATA / "tiny_int8.tflite", tmp_path / "broken.onnx"], BenchmarkConfig(threads=(1,), runtimes=()))

@@ -27,6 +27,8 @@ from edgepress.stages.bundle import bundle
 from edgepress.targets.base import Completed
 from edgepress.targets.local import LocalConnection
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).resolve().parent / "data"
 SPEC = ModelSpec(labels=("red", "green", "blue"), input_height=8, input_width=8)
 Edit = Callable[[Dict[str, Any], np.ndarray], Optional[np.ndarray]]

@@ -237,6 +237,7 @@ def large(form: str = "JPEG", orientation: int = 1) -> bytes:
     return encoded(smooth, form, quality=90, exif=exif, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["JPEG", "MPO"])
 @pytest.mark.parametrize("orientation, whole", [(1, (2600, 2000)), (6, (2000, 2600))])
 def test_large_jpeg_is_decoded_smaller_and_comes_out_the_same(form: str, orientation: int, whole: tuple) -> None:

@@ -50,6 +50,7 @@ def is_running(words: str) -> bool:
     return subprocess.run(["pgrep", "-f", words], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_the_scripts_work_in_the_shells_of_devices(opened: Opener, tmp_path: Path, shell: tuple) -> None:
     connection = opened(shell=shell)
@@ -68,6 +69,7 @@ def test_the_scripts_work_in_the_shells_of_devices(opened: Opener, tmp_path: Pat
     assert not os.path.lexists(tmp_path / "device" / "lock")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_a_job_ends_with_the_process_that_wanted_it(tmp_path: Path, shell: tuple) -> None:
     code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom pathlib import Path\nfrom shell_transport import ShellTransport\nfrom edgepress.remote import open_remote\n"
@@ -152,6 +154,7 @@ def test_names_of_files_are_harmless_there(opened: Opener, tmp_path: Path) -> No
     assert opened().push(file).rpartition("/")[2] == "rf__gr__e____id__.tflite"
 
 
+@pytest.mark.slow
 def test_a_dead_holder_is_replaced_and_its_job_ended(opened: Opener, tmp_path: Path) -> None:
     first = opened()
     thread = threading.Thread(target=lambda: pytest.raises(DeviceError, run, first, "trap '' TERM HUP; sleep 73.5; sleep 73.5"), daemon=True)
@@ -209,6 +212,7 @@ def test_ten_that_come_at_once_to_a_dead_holders_device(tmp_path: Path) -> None:
     got[0].close()
 
 
+@pytest.mark.slow
 def test_death_is_noticed_at_once(opened: Opener, tmp_path: Path) -> None:
     connection = opened()
     started = time.monotonic()

@@ -186,6 +186,7 @@ def test_another_key_a_truncated_signature_and_links(signed: Path, keys: Path, v
         sign_folder(signed, keys / "mine.pem")
 
 
+@pytest.mark.slow
 def test_a_thousand_flipped_bits_are_all_noticed(signed: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "check_signature", functools.lru_cache(None)(verify.check_signature))  # openssl is asked once about the same bytes
     chance = random.Random(20)

@@ -66,6 +66,7 @@ def _error_shares(images, drop, flips=40, steps=25):
     return np.max(shares, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "drop"), [(200, 0.02), (300, 0.01)])
 def test_one_sided_bounds_err_as_often_as_they_say(images, drop):
     assert _error_shares(images, drop).max() <= 0.065  # 5 % nominal; a score bound may exceed it a little where flips are few

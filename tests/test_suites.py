@@ -16,6 +16,8 @@ from edgepress.result_sets import CELLS, read_results
 from edgepress.suite_text import matrix
 from edgepress.suites import load_suite, require_expected, run_suite, with_options
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
 TEXT = f"""

@@ -91,7 +91,7 @@ def self_check(file: Path, config: BenchmarkConfig) -> Tuple[Measurement, Measur
         one, other = measure_cases([replace(case, role="A"), replace(case, role="B")], config, connection=connection, work=Path(work))
     for m in (one, other):
         if m.status != "ok":
-            raise ModelError(f"{file} cannot be measured in {m.runtime}: {m.reason}", "try another file or --runtimes")
+            raise ModelError(f"{file} cannot be measured in {m.engine}: {m.reason}", "try another file or --runtimes")
     return one, other, latency_ratio(one, other)
 
 

@@ -45,6 +45,11 @@ class Round:
     timer_ns: Optional[int] = None  # what the measuring loop itself adds to one latency
 
 
+def engine_name(runtime: str, accelerator: Optional[str]) -> str:
+    """A runtime with the accelerator it used, in words."""
+    return f"{runtime} with {accelerator}" if accelerator else runtime
+
+
 @dataclass(frozen=True)
 class Measurement:
     """How one file ran in one runtime with one number of threads on one target."""
@@ -72,6 +77,11 @@ class Measurement:
     throughput: Mapping[str, Sequence[float]] = field(default_factory=dict)  # number of processes at once → runs per second of all of them, block by block
     sitting: Optional[str] = None  # measurements of one sitting were taken by turns: block by block they saw the same disturbances
     started: Optional[str] = None  # UTC, ISO 8601
+
+    @property
+    def engine(self) -> str:
+        """What did the work: the runtime, and the accelerator where it was not the CPU."""
+        return engine_name(self.runtime, self.accelerator)
 
     @cached_property
     def latencies_ms(self) -> List[float]:

@@ -24,13 +24,13 @@ def table(measurements: Sequence[Measurement]) -> str:
     for m in measurements:
         if m.rounds:
             first.setdefault((m.target, m.threads), m)
-        rows.append((names[m.file], m.runtime if m.target == "local" else f"{m.runtime} on {m.target}", str(m.threads), *_cells(m, first.get((m.target, m.threads)))))
+        rows.append((names[m.file], m.engine if m.target == "local" else f"{m.engine} on {m.target}", str(m.threads), *_cells(m, first.get((m.target, m.threads)))))
     return "\n".join([*_aligned(rows), *_throughput(measurements, names), *_doubts(measurements, names)])
 
 
 def _throughput(measurements: Sequence[Measurement], names: Dict[str, str]) -> List[str]:
     """A line per measurement that has one."""
-    return [f"throughput of {names[m.file]} in {m.runtime}, {m.threads} thread{'s' if m.threads > 1 else ''}: "
+    return [f"throughput of {names[m.file]} in {m.engine}, {m.threads} thread{'s' if m.threads > 1 else ''}: "
             + ", ".join(f"{stats.median(values):.4g}/s with {count} process{'es' if count != '1' else ''}" for count, values in m.throughput.items()) for m in measurements if m.throughput]
 
 
@@ -46,7 +46,7 @@ def _doubts(measurements: Sequence[Measurement], names: Dict[str, str]) -> List[
     doubts: Dict[str, List[Tuple[str, Caveat]]] = {}
     for m in measurements:
         for doubt in m.warnings:
-            doubts.setdefault(doubt.code, []).append((f"{names[m.file]} in {m.runtime}", doubt))
+            doubts.setdefault(doubt.code, []).append((f"{names[m.file]} in {m.engine}", doubt))
     lines = []
     for entries in doubts.values():
         more = f" (and {len(entries) - 1} more likewise)" if len(entries) > 1 else ""
@@ -70,7 +70,7 @@ def against(first: Optional[Measurement], m: Measurement) -> str:
     try:
         ratio = latency_ratio(first, m)
     except UnsupportedError:
-        return "-"  # other inputs or another accelerator: no ratio, rather than a wrong one
+        return "-"  # other inputs: no ratio, rather than a wrong one
     return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {ratio.verdict}"
 
 

@@ -73,9 +73,9 @@ def check_comparable(old: Measurement, new: Measurement, *, across_machines: boo
     """Nothing, where the two may be compared.
 
     Raises:
-        UnsupportedError: another target, thread count, accelerator, input or processor, or no latencies.
+        UnsupportedError: another target, thread count, input or processor, or no latencies.
     """
-    keys = ("measured_on", "threads", "accelerator", "input_shapes") if across_machines else ("target", "measured_on", "threads", "accelerator", "input_shapes")
+    keys = ("measured_on", "threads", "input_shapes") if across_machines else ("target", "measured_on", "threads", "input_shapes")
     for key in keys:
         ours, theirs = getattr(old, key), getattr(new, key)
         if key == "input_shapes":  # channels first or last is the file's choice; the amount of work is not

@@ -132,6 +132,7 @@ class BenchmarkConfig:
     batch: Tuple[int, ...] = option((1,), "inputs per run, where the file leaves its batch open", minimum=1)
     processes: Tuple[int, ...] = option((), "also measure the throughput of so many processes at once", minimum=1, maximum=64)
     warmup_seconds: float = option(0.2, "shortest warm-up", minimum=0.0)
+    accelerator: Tuple[str, ...] = option((), "accelerators to measure besides the CPU: cuda, tensorrt, openvino:device_type=GPU … (onnxruntime), gpu (litert, keras); \";copies=out\" leaves the copies untimed")
     target: Tuple[str, ...] = option(("local",), "where files are measured: local, and devices by name or address, all at once")
 
 

@@ -149,7 +149,7 @@ def _row(step: Mapping[str, Any], document: Mapping[str, Any], is_reference: boo
 
 def _add_latencies(rows: List[Dict[str, Any]], records: List[Tuple[Measurement, str]], certified_against: Mapping[Tuple[str, str], Tuple[str, str]]) -> None:
     """Latency by thread count, against the float file of the same format in the same runtime with the same threads; without a row of one, against the file of the certificate."""
-    timed = {(m.sha256, m.runtime, m.threads): (m, source) for m, source in records if m.status == "ok" and m.rounds}
+    timed = {(m.sha256, m.runtime, m.threads): (m, source) for m, source in records if m.status == "ok" and m.rounds and m.accelerator is None}
     for row in rows:
         base = next((r for r in rows if r["scheme"] == "float32" and r["format"] == row["format"] and r["runtime"] == row["runtime"]), None)
         against = _identity_of(base) if base else certified_against.get(_identity_of(row), ("", ""))
@@ -179,7 +179,7 @@ def skipped(run: Run, rows: List[Dict[str, Any]]) -> List[Dict[str, str]]:
     found = [{"name": step.get("id") or f"{step['stage']} {step.get('variant') or ''}".strip(), "status": step["status"], "reason": str(step["reason"])}
              for step in run.steps if step["status"] != "ok" and step["stage"] not in ("report", "bundle")]
     found += [{"name": f"evaluate {row['key']}", "status": row["status"], "reason": str(row["reason"])} for row in rows if row["status"] != "ok"]
-    found += [{"name": f"benchmark {name_of(m.file)} in {m.runtime}, {m.threads} thread{'s' if m.threads > 1 else ''}", "status": m.status, "reason": str(m.reason)}
+    found += [{"name": f"benchmark {name_of(m.file)} in {m.engine}, {m.threads} thread{'s' if m.threads > 1 else ''}", "status": m.status, "reason": str(m.reason)}
               for m, _ in run.measurements if m.status != "ok"]
     return found
 
@@ -215,7 +215,7 @@ def measurement_warnings(run: Run, rows: List[Dict[str, Any]]) -> Iterator[Tuple
     for m, source in run.measurements:
         variant = next((row["variant"] for row in rows if row["sha256"] == m.sha256), name_of(m.file))
         for warning in m.warnings:
-            kinds.setdefault(warning.code, []).append((f"{variant} in {m.runtime} with {m.threads} thread{'s' if m.threads > 1 else ''}: {warning.message}", warning.hint, source))
+            kinds.setdefault(warning.code, []).append((f"{variant} in {m.engine} with {m.threads} thread{'s' if m.threads > 1 else ''}: {warning.message}", warning.hint, source))
     for entries in kinds.values():
         text, hint, source = entries[0]
         yield text + (f" (and {len(entries) - 1} more measurements likewise)" if len(entries) > 1 else "") + f"; {hint}", source.partition("#")[0]

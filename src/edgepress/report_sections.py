@@ -23,7 +23,7 @@ def latencies(report: Mapping[str, Any], run: Run, css_class: Callable[[Mapping[
     for m, _ in run.measurements:
         row = rows.get((m.sha256, m.runtime))
         if m.status == "ok" and row:
-            by_threads.setdefault(m.threads, []).append(plots.Strip(f"{row['variant']} · {m.runtime}", m.latencies_ms, css_class(row)))
+            by_threads.setdefault(m.threads, []).append(plots.Strip(f"{row['variant']} · {m.engine}", m.latencies_ms, css_class(row)))
     figures = "".join(f"<figure>{_strips(strips, threads)}</figure>" for threads, strips in sorted(by_threads.items()))
     note = "Every dot is one run in a fresh process (batch 1: inputs handed over, inference, outputs read); the box holds the middle half, the thick line is the median, written at the right with the 90th percentile. Fastest first."
     return f'<h2>Latency, run by run</h2><p class="note">{note}</p><div class="grid">{figures}</div>' if figures else ""

@@ -18,7 +18,7 @@ CELLS = "cells"  # folder of a suite's results
 
 
 class Key(NamedTuple):
-    """What a figure is about. Accuracy does not depend on threads: None there."""
+    """What a figure is about; `runtime` names the accelerator, too. Accuracy does not depend on threads: None there."""
 
     name: str
     runtime: str
@@ -73,7 +73,7 @@ def read_results(path: Path) -> Results:
 def of_measurements(records: List[Measurement], *, source: str, names: Optional[Mapping[str, str]] = None) -> Results:
     """Results from measurements; `names` says what each file is called (default: the end of its path)."""
     names = names or short_names(records)
-    keyed = {Key(names[m.file], m.runtime, m.threads, m.target, _batch(m)): m for m in records}
+    keyed = {Key(names[m.file], m.engine, m.threads, m.target, _batch(m)): m for m in records}
     return Results(source, {k: m for k, m in keyed.items() if m.status == "ok"}, {}, {k: str(m.reason) for k, m in keyed.items() if m.status != "ok"})
 
 
@@ -130,7 +130,7 @@ def _of_suite(folder: Path) -> Results:
     for file in sorted((folder / CELLS).glob("*.json")):
         cell = _read(file)
         try:
-            key = Key(cell["label"], cell["runtime"], cell.get("threads"), cell["target"], cell.get("batch", 1))
+            key = Key(cell["label"], measurement.engine_name(cell["runtime"], cell.get("accelerator")), cell.get("threads"), cell["target"], cell.get("batch", 1))
             if cell["status"] != "ok":
                 holes[key] = str(cell["reason"])
             elif cell["kind"] == "accuracy":

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from edgepress.artifact import SUFFIXES
 from edgepress.device_use import LOCAL
 from edgepress.errors import EdgepressError, JobError
-from edgepress.measurement import Measurement, Round
+from edgepress.measurement import Measurement, Round, engine_name
 from edgepress.progress import report_progress
 from edgepress.ratios import blocks_of, latency_ratio, own_half_width
 from edgepress.recipe import BenchmarkConfig
@@ -59,18 +59,20 @@ class Case:
     target: str = LOCAL
     measured_on: str = "real"
     batch: int = 1
+    accelerator: Optional[str] = None  # None: the CPU
     role: str = ""  # tells two cases of one and the same file apart
 
     def record(self, **facts: Any) -> Measurement:
         """The measurement of this case."""
         return Measurement(file=str(self.file), sha256=self.sha256, format=SUFFIXES[self.file.suffix.lower()], size_bytes=self.size_bytes,
-                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, remark=self.remark, target=self.target,
+                           gzip_bytes=self.gzip_bytes, runtime=self.runtime, threads=self.threads, remark=self.remark, target=self.target, accelerator=self.accelerator,
                            measured_on=self.measured_on, timed=f"inputs handed over, inference, outputs read; batch {self.batch}", **facts)
 
     def job(self, settings: Mapping[str, Any]) -> Dict[str, Any]:
         """The benchmark job of one round."""
         blocks = settings["rounds"] * settings["blocks"]
         return {"job": "benchmark", "runtime": self.runtime, "model": str(self.file.resolve()), "sha256": self.sha256, "threads": self.threads, "batch": self.batch,
+                **({"accelerator": self.accelerator} if self.accelerator else {}),
                 "max_seconds": settings["max_seconds"] / blocks, "max_runs": -(-settings["max_runs"] // blocks), "warmup_seconds": settings["warmup_seconds"], "seed": SEED}
 
     def refusal(self) -> Optional[str]:
@@ -135,7 +137,7 @@ def _with_throughput(case: Case, record: Measurement, processes: Sequence[int], 
         return record
     found: Dict[str, List[float]] = {}
     for count in processes:
-        report_progress(f"measuring {case.file.name} in {case.runtime}: {count} processes at once")
+        report_progress(f"measuring {case.file.name} in {engine_name(case.runtime, case.accelerator)}: {count} processes at once")
         results = measure_by_turns([case.job(settings)] * count, _pace(settings), seed=SEED, work=work, connection=connection, together=True)
         if all(r["status"] == "ok" for r in results):
             rates = [[case.batch * 1e3 * len(block) / sum(block) for block in blocks_of(r["latencies_ms"], r["block_runs"])] for r in results]

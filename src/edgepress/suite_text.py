@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from edgepress.measurement import Measurement, from_json
+from edgepress.measurement import Measurement, engine_name, from_json
 from edgepress.ratios import own_half_width
 
 Row = Tuple[str, str, str]
@@ -17,7 +17,7 @@ def matrix(documents: Sequence[Mapping[str, Any]], *, markdown: bool = False) ->
     rows: Dict[Row, Dict[Any, str]] = {}
     holes: List[str] = []
     for d in documents:
-        cells = rows.setdefault((d["label"], d["runtime"], d["target"]), {})
+        cells = rows.setdefault((d["label"], engine_name(d["runtime"], d.get("accelerator")), d["target"]), {})
         place = "accuracy" if d["kind"] == "accuracy" else (d["threads"], d["batch"])
         if d["status"] != "ok":
             holes.append(str(d["reason"]))
@@ -42,7 +42,7 @@ def _warnings(documents: Sequence[Mapping[str, Any]], records: Mapping[int, Meas
     found: Dict[str, List[str]] = {}
     for d in documents:
         for doubt in records[id(d)].warnings if id(d) in records else ():
-            found.setdefault(doubt.code, []).append(f"{d['label']} in {d['runtime']}, {d['threads']} threads: {doubt.message}; {doubt.hint}")
+            found.setdefault(doubt.code, []).append(f"{d['label']} in {records[id(d)].engine}, {d['threads']} threads: {doubt.message}; {doubt.hint}")
     return [f"warning: {texts[0]}" + (f" (and {len(texts) - 1} more likewise)" if len(texts) > 1 else "") for texts in found.values()]
 
 

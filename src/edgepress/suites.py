@@ -15,12 +15,13 @@ from edgepress import modelspec
 from edgepress.artifact import SUFFIXES, digest_file, write_atomic, write_json
 from edgepress.device_use import hold
 from edgepress.errors import ArtifactError, EdgepressError, GateError, RecipeError
-from edgepress.measurement import to_json
+from edgepress.measurement import engine_name, to_json
 from edgepress.predictions import read_score
 from edgepress.progress import report_progress
 from edgepress.recipe import BenchmarkConfig, EvaluateConfig, RuntimeName, make_config, option
 from edgepress.result_sets import CELLS, images_id
 from edgepress.runtimes import load_runtime
+from edgepress.runtimes.accelerators import runtimes_of
 from edgepress.sitting import Case, measure_cases, settings_of
 from edgepress.stages.benchmark import cases_of
 from edgepress.stages.evaluate import evaluate
@@ -56,6 +57,7 @@ class Suite:
     threads: Tuple[int, ...] = option((1,), "thread counts", minimum=1, maximum=256)
     targets: Tuple[str, ...] = option(("local",), "where to measure")
     batch: Tuple[int, ...] = option((1,), "inputs per run", minimum=1)
+    accelerators: Tuple[str, ...] = option((), "accelerators to measure besides the CPU, as `edgepress benchmark --accelerator` names them")
     files: Tuple[SuiteFile, ...] = ()
     folder: Path = Path()
 
@@ -116,19 +118,20 @@ class Cell:
     threads: Optional[int]
     target: str
     batch: int
+    accelerator: Optional[str]
     fingerprint: str
 
     @property
     def name(self) -> str:
         """File name, unique in the suite."""
-        words = ["accuracy" if self.threads is None else "latency", self.entry.label, self.runtime, self.target, f"{self.threads}t" if self.threads else "", f"b{self.batch}" if self.batch > 1 else ""]
+        words = ["accuracy" if self.threads is None else "latency", self.entry.label, engine_name(self.runtime, self.accelerator), self.target, f"{self.threads}t" if self.threads else "", f"b{self.batch}" if self.batch > 1 else ""]
         text = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words if word)
         return f"{text}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:6]}.json"
 
     def document(self, suite: Suite, *, status: str, reason: Optional[str] = None, **facts: Any) -> Dict[str, Any]:
         """What is written."""
         return {"schema": 1, "suite": suite.name, "kind": "accuracy" if self.threads is None else "latency", "label": self.entry.label, "group": _group(self.entry), "runtime": self.runtime,
-                "threads": self.threads, "target": self.target, "batch": self.batch, "fingerprint": self.fingerprint, "status": status, "reason": reason,
+                "threads": self.threads, "target": self.target, "batch": self.batch, "accelerator": self.accelerator, "fingerprint": self.fingerprint, "status": status, "reason": reason,
                 "expected": self.entry.expected, "minimum": self.entry.minimum, **facts}
 
 
@@ -138,7 +141,7 @@ def with_options(suite: Suite, config: Mapping[str, Any]) -> Suite:
     Raises:
         RecipeError: an option that a suite has no place for.
     """
-    places = {"runtimes": "runtimes", "threads": "threads", "target": "targets", "effort": "effort", "batch": "batch"}
+    places = {"runtimes": "runtimes", "threads": "threads", "target": "targets", "effort": "effort", "batch": "batch", "accelerator": "accelerators"}
     for key, value in config.items():
         if key not in places:
             raise RecipeError(f"--{key.replace('_', '-')} does not go with a suite; accepted: " + ", ".join(f"--{k}" for k in places), "a suite's length is its effort: quick, normal or long")
@@ -219,10 +222,12 @@ def _cells(suite: Suite, entry: SuiteFile, file: Path, target: str) -> List[Cell
     labels = digest_file(suite.folder / entry.inputs) if entry.inputs and (suite.folder / entry.inputs).is_file() else entry.inputs
     made = []
     for runtime in (r for r in suite.runtimes if SUFFIXES[file.suffix.lower()] in load_runtime(r).FORMATS):
-        places = [(threads, batch) for threads in suite.threads for batch in suite.batch] + ([(None, 1)] if entry.inputs or entry.no_inputs else [])
-        for threads, batch in places:
-            about = [sha, runtime, threads, target, batch, entry.spec, labels if threads is None else settings_of(_config(suite))]
-            made.append(Cell(entry, file, runtime, threads, target, batch, hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]))
+        places: List[Tuple[Optional[int], int, Optional[str]]] = [(threads, batch, None) for threads in suite.threads for batch in suite.batch]
+        places += [(min(suite.threads), batch, name) for name in suite.accelerators if runtime in runtimes_of(name) for batch in suite.batch]
+        places += [(None, 1, None)] if entry.inputs or entry.no_inputs else []
+        for threads, batch, accelerator in places:
+            about = [sha, runtime, threads, target, batch, entry.spec, labels if threads is None else settings_of(_config(suite)), *([accelerator] if accelerator else [])]
+            made.append(Cell(entry, file, runtime, threads, target, batch, accelerator, hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]))
     return made
 
 
@@ -262,7 +267,7 @@ def _measure(suite: Suite, cells: Sequence[Cell], out: Path, connection: Connect
 
 def _case(suite: Suite, cell: Cell, connection: Connection) -> Case:
     config = dataclasses.replace(_config(suite), runtimes=(cell.runtime,), threads=(cell.threads,), batch=(cell.batch,))  # type: ignore[arg-type]
-    return dataclasses.replace(cases_of([cell.file], config, connection=connection, target=cell.target)[0], role=cell.name)
+    return dataclasses.replace(cases_of([cell.file], config, connection=connection, target=cell.target)[0], role=cell.name, accelerator=cell.accelerator)
 
 
 def _accuracy(suite: Suite, cell: Cell, out: Path) -> Dict[str, Any]:

@@ -62,6 +62,7 @@ def test_a_changed_package_is_noticed(web_packages: Path) -> None:
     assert b"Microsoft" in packages.installed_files()["LICENSES.txt"].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_web_app_is_deterministic_and_leaves_what_is_there(run: Path, web_packages: Path, tmp_path: Path) -> None:
     folder = make_bundle(run, tmp_path / "bundle", "float32.onnx")
     apps = [tmp_path / name for name in ("one", "two")]

@@ -54,6 +54,7 @@ def test_a_signal_is_a_signal(connection: Connection) -> None:
     assert run(connection, "sh", "-c", "kill -9 $$").exit_code == -9
 
 
+@pytest.mark.slow
 def test_a_command_that_goes_on_is_stopped(connection: Connection) -> None:
     with pytest.raises(JobError, match="did not end within 1 s"):
         run(connection, "sleep", "77", timeout_seconds=1)

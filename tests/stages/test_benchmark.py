@@ -19,6 +19,8 @@ from edgepress.stages import benchmark as stage
 from edgepress.sitting import EFFORTS
 from edgepress.stages.benchmark import benchmark, gzip_size
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).resolve().parents[1] / "data"
 QUICK = BenchmarkConfig(threads=(1,), runtimes=("litert",), min_runs=10, min_seconds=0.02, max_seconds=1.0, warmup_seconds=0.01, effort="quick")
 
@@ -134,3 +136,24 @@ def test_throughput_of_several_processes_at_once(tmp_path: Path) -> None:
     (record,) = measure(tmp_path / "out", DATA / "tiny_int8.tflite", config=dataclasses.replace(QUICK, processes=(1, 2)))
     assert set(record.throughput) == {"1", "2"} and all(len(values) == record.settings["blocks"] and min(values) > 0 for values in record.throughput.values())
     assert record.summary()["throughput_per_second"]["2"] > 0 and "with 2 processes" in table([record])
+
+
+def test_an_accelerator_is_a_row_of_its_own_beside_the_cpu(tmp_path: Path) -> None:
+    for name in ("tiny_float.onnx", "tiny_float.tflite"):
+        shutil.copy(DATA / name, tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    config = dataclasses.replace(QUICK, runtimes=(), threads=(1, 2), accelerator=("migraphx",))
+    benchmark(out, model=sorted(tmp_path.glob("tiny*")), config=config)
+    records = read_measurements(out)
+    assert [(m.engine, m.threads, m.status) for m in records if m.runtime == "onnxruntime"] == [
+        ("onnxruntime", 1, "ok"), ("onnxruntime", 2, "ok"), ("onnxruntime with migraphx", 1, "unsupported")]
+    assert all(m.accelerator is None for m in records if m.format == "tflite")  # which it is not for
+    assert "no MIGraphXExecutionProvider" in records[2].reason and "onnxruntime with migraphx" in table(records)
+
+
+@pytest.mark.parametrize("name, problem", [("cudaa", "did you mean 'cuda'"), ("cuda", "belongs to onnxruntime, in which none of these files is measured"), ("gpu:0", "accepted: key=value")])
+def test_an_accelerator_that_cannot_be_meant_is_an_error(name: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=problem):
+        benchmark(tmp_path, model=DATA / "tiny_float.tflite", config=dataclasses.replace(QUICK, accelerator=(name,)))
+    assert not list(tmp_path.iterdir())

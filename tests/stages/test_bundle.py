@@ -164,6 +164,7 @@ def test_run_names_the_colours_and_writes_json(copied: Path, run: Path) -> None:
     assert line.startswith("photo 01.png: green ") and line.endswith("%")
 
 
+@pytest.mark.slow
 def test_run_takes_folders_and_goes_on_past_a_bad_photo(copied: Path, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -364,6 +365,7 @@ def test_no_runtime_says_what_to_install(copied: Path, run: Path) -> None:
     assert done.returncode == 1 and "pip install" in done.stderr and "tflite_runtime" in done.stderr
 
 
+@pytest.mark.slow
 def test_more_models_are_packed_and_tested(run: Path, tmp_path: Path) -> None:
     folder = pack(run, tmp_path / "bundle", also=("float32.onnx", "static_wi8_ai8.tflite"))
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -62,6 +62,7 @@ def test_verdict_depends_on_the_budget_and_on_what_400_images_can_tell(tmp_path,
     assert found["max_drop"] == max_drop and "one-sided" in found["rule"] and found["reason"]
 
 
+@pytest.mark.slow
 def test_a_reused_prediction_needs_no_file_and_no_images(tmp_path):
     """The evaluated files and photos are gone: nothing is run again."""
     photos, model = make_photos(tmp_path / "photos"), with_spec(tmp_path / "m", "tiny_int8.tflite")

@@ -318,6 +318,7 @@ def test_raw_tensors_are_no_photos(tmp_path: Path) -> None:
         run(tmp_path / "y_labels.csv", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_digits(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     facts, rows = run(Path("digits"), tmp_path / "out")
@@ -335,6 +336,7 @@ def test_digits_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyP
         run(Path("digits"), tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name, copies", [("flowers", 5), ("cats_dogs", 0), ("mnist_png", 0)])
 def test_real_photos(name: str, copies: int, shared_data, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def run(tmp_path: Path, model: Path, dataset: Path, **config) -> tuple[dict, dic
     return json.loads((out / "evaluation.json").read_text()), arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_float.tflite", "tiny_int8.tflite", "tiny_float.onnx"])
 def test_every_format_is_scored_in_its_runtime(tmp_path, name):
     facts, arrays = run(tmp_path, with_spec(tmp_path / "m", name), make_photos(tmp_path / "photos", wrong=1))
@@ -158,6 +159,7 @@ def test_the_same_evaluation_twice_is_the_same(tmp_path):
     assert first == second and all((a[key] == b[key]).all() for key in a)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(("model", "inputs", "accuracy"), [("pretrainedResnet.tflite", "ic01", 0.855), ("pretrainedResnet_quant.tflite", "ic01", 0.85), ("kws_ref_model.tflite", "kws01", 0.902)])
 def test_official_files_on_official_inputs(tmp_path, shared_data, model, inputs, accuracy):

@@ -181,6 +181,7 @@ def test_small_photos_stay_sharp(made):
     assert "data:image/png;base64" in made[2] and "data:image/jpeg;base64" in made[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 30, 150])
 def test_any_number_of_classes_fits(tmp_path, classes):
     out = write(make_run(tmp_path / "r", labels=[f"class {i}" for i in range(classes)], images=600, hardness=5.0))

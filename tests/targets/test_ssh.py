@@ -58,6 +58,7 @@ def test_nobody_there() -> None:
         connect("ssh://nothing.invalid")
 
 
+@pytest.mark.slow
 def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgepress.targets.ssh._OPTIONS", ("BatchMode=yes", "ConnectTimeout=1", "LogLevel=ERROR"))
     with socket.socket() as server:

@@ -1,27 +1,29 @@
-"""Names of accelerators and what they stand for: `NAME` or `NAME:key=value,key=value`, as jobs carry them.
+"""Names of accelerators and what they stand for: `NAME` or `NAME:key=value,key=value`, as jobs carry them (`;` for `,` where a list has the commas).
 
 `copies=out` leaves the copies to and from the device out of the timing (inputs and outputs stay in its memory); other keys are the execution provider's own options.
 """
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Optional
+from typing import Dict, Mapping, Optional, Tuple
 
 from edgepress.errors import UnsupportedError, nearest
 
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider of onnxruntime: its name there, what brings it, and the kind of device it runs on (None: its options decide)."""
+    """An execution provider of onnxruntime: its name there, what brings it, the kind of device it runs on (None: its options decide), its option for threads of the CPU."""
 
     name: str
     distribution: str
     device: Optional[str]
+    threads_option: Optional[str] = None
 
 
 PROVIDERS: Mapping[str, Provider] = {
     "cuda": Provider("CUDAExecutionProvider", "onnxruntime-gpu", "GPU"), "tensorrt": Provider("TensorrtExecutionProvider", "onnxruntime-gpu, and TensorRT", "GPU"),
-    "openvino": Provider("OpenVINOExecutionProvider", "onnxruntime-openvino", None), "xnnpack": Provider("XnnpackExecutionProvider", "an onnxruntime built with --use_xnnpack", "CPU"),
+    "openvino": Provider("OpenVINOExecutionProvider", "onnxruntime-openvino", None, "num_of_threads"), "xnnpack": Provider("XnnpackExecutionProvider", "an onnxruntime built with --use_xnnpack", "CPU", "intra_op_num_threads"),
     "directml": Provider("DmlExecutionProvider", "onnxruntime-directml", "GPU"), "coreml": Provider("CoreMLExecutionProvider", "onnxruntime on macOS", None),
     "migraphx": Provider("MIGraphXExecutionProvider", "onnxruntime-migraphx", "GPU"), "rocm": Provider("ROCMExecutionProvider", "onnxruntime-rocm", "GPU"),
     "qnn": Provider("QNNExecutionProvider", "onnxruntime-qnn", None), "nnapi": Provider("NnapiExecutionProvider", "an onnxruntime built for Android", None),
@@ -46,15 +48,27 @@ def parse_accelerator(text: str) -> Accelerator:
     """
     name, _, rest = text.partition(":")
     options: Dict[str, str] = {}
-    for part in rest.split(",") if rest else ():
+    for part in re.split("[,;]", rest) if rest else ():
         key, equals, value = part.partition("=")
         if not equals or not key:
-            raise UnsupportedError(f"accelerator {text!r} has the option {part!r}; accepted: key=value, with commas between them", "for example: cuda:device_id=0,copies=out")
+            raise UnsupportedError(f"accelerator {text!r} has the option {part!r}; accepted: key=value, with ; between them", "for example: cuda:device_id=0;copies=out")
         options[key] = value
     copies = options.pop("copies", "in")
     if copies not in ("in", "out"):
         raise UnsupportedError(f"accelerator {text!r}: copies is {copies!r}; accepted: in (timed), out (not timed)")
     return Accelerator(name, options, copies == "in")
+
+
+def runtimes_of(text: str) -> Tuple[str, ...]:
+    """The runtimes that know an accelerator: `gpu` is LiteRT's and Keras', everything else an execution provider of onnxruntime.
+
+    Raises:
+        UnsupportedError: no such accelerator.
+    """
+    name = parse_accelerator(text).name
+    if name != "gpu":
+        find_provider(name)
+    return ("litert", "keras") if name == "gpu" else ("onnxruntime",)
 
 
 def find_provider(name: str) -> Provider:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from edgepress.errors import ModelError, UnsupportedError
@@ -147,6 +148,8 @@ def _open_accelerated(path: str, wanted: Accelerator, *, threads: int) -> Sessio
         known = sorted(short for short, entry in PROVIDERS.items() if entry.name in here)
         raise UnsupportedError(f"this onnxruntime {onnxruntime.__version__} has no {provider.name}; here: {', '.join(known) or 'the CPU only'}",
                                f"install {provider.distribution} in place of onnxruntime, or leave the accelerator out")
+    if provider.threads_option and device_of(provider, wanted.options) == "CPU":  # else it takes all cores, whatever the rows beside it have
+        wanted = replace(wanted, options={provider.threads_option: str(threads), **wanted.options})
     options = _options(threads)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:

@@ -3,25 +3,27 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from edgepress import measurement, profiles
 from edgepress.artifact import SUFFIXES, digest_file, model_file, write_atomic
 from edgepress.device_use import LOCAL, hold, on_each
-from edgepress.errors import DeviceError, ModelError
+from edgepress.errors import DeviceError, ModelError, UnsupportedError
 from edgepress.host import usable_cpus
 from edgepress.jobs import available_runtimes
 from edgepress.measurement import Measurement
 from edgepress.recipe import BenchmarkConfig
 from edgepress.runtimes import load_runtime, runtimes_for
+from edgepress.runtimes.accelerators import runtimes_of
 from edgepress.sitting import Case, measure_cases
 from edgepress.targets import connect
 from edgepress.targets.base import Connection
 
 
 def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: BenchmarkConfig) -> None:
-    """Write measurements.json: one record per file, runtime and thread count; what cannot run has a status and a reason.
+    """Write measurements.json: one record per file, runtime (with the CPU or an accelerator) and thread count; what cannot run has a status and a reason.
 
     Args:
         model: model files, or folders of them.
@@ -67,15 +69,22 @@ def cases_of(paths: Sequence[Path], config: BenchmarkConfig, *, connection: Conn
 
     Raises:
         ModelError: a path that is or holds no model file.
+        UnsupportedError: an accelerator that does not exist, or is for none of these files.
     """
     cpus = usable_cpus() if target == LOCAL else int(connection.probe().get("cpus") or 1)
     threads = config.threads or tuple(sorted({1, cpus}))
+    accelerators = {name: runtimes_of(name) for name in config.accelerator}
     cases: List[Case] = []
     for path in paths:
         for file in _files(path):
             facts = {"target": target, "measured_on": connection.measured_on, "file": file, "sha256": digest_file(file), "size_bytes": file.stat().st_size, "gzip_bytes": gzip_size(file)}
             for runtime, (verdict, remark) in _verdicts(file, _runtimes(file, config.runtimes, connection)).items():
-                cases += [Case(**facts, runtime=runtime, threads=count, batch=batch, verdict=verdict, remark=remark) for count in threads for batch in config.batch]
+                case = partial(Case, **facts, runtime=runtime, verdict=verdict, remark=remark)
+                cases += [case(threads=count, batch=batch) for count in threads for batch in config.batch]
+                cases += [case(threads=min(threads), batch=batch, accelerator=name) for name, knowing in accelerators.items() if runtime in knowing for batch in config.batch]
+    idle = [name for name in accelerators if all(case.accelerator != name for case in cases)]
+    if idle:
+        raise UnsupportedError(f"accelerator {idle[0]} belongs to {' and '.join(accelerators[idle[0]])}, in which none of these files is measured", "give it a file for that runtime, or leave it out")
     return list(dict.fromkeys(cases))  # the same file may have been named twice
 
 
