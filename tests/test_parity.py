@@ -299,7 +299,19 @@ def test_several_targets_are_used_at_the_same_time() -> None:
     import threading
 
     meeting = threading.Barrier(3, timeout=10)
-    assert device_use.on_each(("a", "b", "a", "c"), lambda name: (meeting.wait(), name.upper())[1]) == {"a": "A", "b": "B", "c": "C"}
+    assert device_use.on_each(("a", "b", "a", "c"), lambda name: (meeting.wait(), name.upper())[1]) == ({"a": "A", "b": "B", "c": "C"}, None)
     assert device_use.split_targets(" pi, ,local ") == ("pi", "local")
     with pytest.raises(RecipeError, match="names no target"):
         device_use.split_targets(" , ")
+
+
+def test_a_target_that_is_lost_costs_the_others_nothing(model: Path, tmp_path: Path) -> None:
+    def work(name: str) -> str:
+        if name in ("b", "d"):
+            raise DeviceError(f"{name} is gone", "look at its cable")
+        return name.upper()
+
+    found, failure = device_use.on_each(("a", "b", "c", "d"), work)
+    assert found == {"a": "A", "c": "C"} and str(failure) == "b is gone (and d: d is gone); look at its cable"
+    done = CliRunner().invoke(cli, ["device", "parity", "local,nowhere", str(model)])
+    assert "parity: passed" in done.output and "nowhere" in str(done.exception)

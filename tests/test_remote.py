@@ -69,6 +69,25 @@ def test_the_scripts_work_in_the_shells_of_devices(opened: Opener, tmp_path: Pat
     assert not os.path.lexists(tmp_path / "device" / "lock")
 
 
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_what_nobody_asks_for_leaves_the_store(opened: Opener, tmp_path: Path, shell: tuple) -> None:
+    connection = opened(shell=shell)
+    stored = []
+    for name in ("forgotten", "asked for again"):
+        (tmp_path / name).write_text(name)
+        stored.append(Path(connection.push(tmp_path / name)))
+    connection.close()
+    for file in stored:
+        os.utime(file.parent, (0, time.time() - 40 * 86400))
+    connection = opened(shell=shell)  # sweeps
+    assert not any(file.exists() for file in stored)
+    there = Path(connection.push(tmp_path / "asked for again"))
+    connection.close()
+    os.utime(there.parent, (0, time.time() - 20 * 86400))
+    connection = opened(shell=shell)
+    assert connection.push(tmp_path / "asked for again") == str(there) and time.time() - there.parent.stat().st_mtime < 60
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_a_job_ends_with_the_process_that_wanted_it(tmp_path: Path, shell: tuple) -> None:

@@ -46,7 +46,10 @@ def _stage_command(stage: Stage) -> click.Command:
     def body(out: Optional[Path], as_json: bool, again: bool, **values: Any) -> None:
         inputs = {i.role: list(values[i.role]) if i.many else values[i.role] for i in stage.inputs}
         config = config_from(stage.config, values, command=stage.name)
-        _print_results(stage, _run_command(stage, inputs, config, out, again), as_json)
+        paths, failure = _run_command(stage, inputs, config, out, again)
+        _print_results(stage, paths, as_json)
+        if failure is not None:
+            raise failure
 
     body.__doc__ = stage.help
     body = config_options(stage.config)(body)
@@ -62,7 +65,7 @@ def _stage_command(stage: Stage) -> click.Command:
     return click.command(stage.name)(body)
 
 
-def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path], again: bool) -> List[Path]:
+def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optional[Path], again: bool) -> Tuple[List[Path], Optional[EdgepressError]]:
     from edgepress.single import run_on_targets
 
     with drawn_progress():
@@ -73,7 +76,7 @@ def _print_results(stage: Stage, paths: List[Path], as_json: bool) -> None:
     from edgepress.summaries import summarize
 
     documents = [_document(stage, path) for path in paths]
-    if as_json:
+    if as_json and documents:
         click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False))
     for path, document in zip(paths, documents):
         if not as_json:
@@ -281,9 +284,12 @@ def deploy(bundle: Path, target: str, as_json: bool, **options: Any) -> None:
             return deploy_bundle(bundle, connection, target=name, **options)
 
     with drawn_progress():
-        done = list(on_each(split_targets(target), bring).values())
-    documents = [dataclasses.asdict(one) for one in done]
-    click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False) if as_json else "\n".join(map(format_deployed, done)))
+        done, failure = on_each(split_targets(target), bring)
+    documents = [dataclasses.asdict(one) for one in done.values()]
+    if documents:
+        click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False) if as_json else "\n".join(map(format_deployed, done.values())))
+    if failure is not None:
+        raise failure
 
 
 cli.add_command(device)

@@ -179,9 +179,13 @@ def parity(target: str, model: Path, images: Tuple[Path, ...], as_json: bool, **
             return check_parity(model, connection, target=name, images=images, **options)
 
     with drawn_progress():
-        reports = list(on_each(split_targets(target), check).values())
+        found, failure = on_each(split_targets(target), check)
+    reports = list(found.values())
     documents = [report.to_json() for report in reports]
-    click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False) if as_json else "\n\n".join(map(format_report, reports)))
+    if documents:
+        click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False) if as_json else "\n\n".join(map(format_report, reports)))
+    if failure is not None:
+        raise failure
     failed = [report for report in reports if not report.passed]
     if failed:
         raise GateError(f"{model} answers otherwise on {', '.join(report.target for report in failed)} than here: {failed[0].problems[0]}",

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, Iterator, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple, TypeVar
 
-from edgepress.errors import RecipeError
+from edgepress.errors import EdgepressError, RecipeError
 from edgepress.targets import connect
 from edgepress.targets.base import Connection
 
@@ -34,14 +34,28 @@ def hold(target: str) -> Iterator[Connection]:
             connection.close()
 
 
-def on_each(targets: Sequence[str], work: Callable[[str], Result]) -> Dict[str, Result]:
-    """What `work` returns for each target, all of them at once, in the order given. The first failure is raised when all have ended."""
+def on_each(targets: Sequence[str], work: Callable[[str], Result]) -> Tuple[Dict[str, Result], Optional[EdgepressError]]:
+    """What `work` returns for each target, all of them at once, in the order given; a target that fails costs the others nothing.
+
+    Returns:
+        (target → result where there is one, the error to raise once those are shown, or None).
+    """
     unique = list(dict.fromkeys(targets))
     if len(unique) == 1:
-        return {unique[0]: work(unique[0])}
+        return {unique[0]: work(unique[0])}, None  # a failure comes straight through
+    results: Dict[str, Result] = {}
+    failures: Dict[str, EdgepressError] = {}
     with ThreadPoolExecutor(len(unique), thread_name_prefix="target") as pool:
         futures = {target: pool.submit(work, target) for target in unique}
-    return {target: future.result() for target, future in futures.items()}
+    for target, future in futures.items():
+        try:
+            results[target] = future.result()
+        except EdgepressError as error:
+            failures[target] = error
+    first = next(iter(failures.values()), None)
+    if first is not None and len(failures) > 1:
+        first.message += "".join(f" (and {target}: {error.message})" for target, error in list(failures.items())[1:])
+    return results, first
 
 
 def split_targets(text: str) -> Tuple[str, ...]:

@@ -5,6 +5,8 @@ import re
 import shlex
 from typing import Mapping, Sequence
 
+STORE_DAYS = 30  # stored files that nobody asked for that long are removed: a device's disk is small
+
 # The time when a living process started, empty for a dead one or a zombie: with it a process number cannot be mistaken for an older one's.
 # Builtins wherever they do: a program costs milliseconds on a slow board.
 _COMMON = """umask 077; set -f
@@ -13,7 +15,7 @@ alive() { [ -n "$2" ] && [ "$(started "$1")" = "$2" ]; }
 """
 
 # Take the device: one symlink, made in one step with all that is said about its holder (boot, process, start time, who).
-# A dead holder's symlink is replaced under a second one, `taking`; its job is ended, what it left is removed.
+# A dead holder's symlink is replaced under a second one, `taking`; its job is ended, what it left is removed, and so is what the store has kept for long.
 _OPEN = """
 fail() { printf '\\nEDGEPRESS-FAIL {nonce} %s\\n' "$*"; exit 71; }
 { { [ -d {home}/store ] || mkdir -p {home}/store; } && cd {home}; } || fail "cannot make the folder" {home}
@@ -39,6 +41,7 @@ fi 2>/dev/null
 set +f
 for left in jobs/* store/*/*.part; do [ ! -e "$left" ] || rm -rf "$left"; done
 set -f
+find store -mindepth 1 -maxdepth 1 -type d -mtime +{days} -exec rm -rf {} + 2>/dev/null
 [ -d jobs ] || mkdir jobs || fail "cannot write into" "$PWD"
 session=; command -v setsid >/dev/null 2>&1 && session=setsid
 limit=; timeout -k 1 9 true >/dev/null 2>&1 && limit=timeout
@@ -94,7 +97,7 @@ set -- $(sha256sum < {path} 2>/dev/null) -
 printf '\\nEDGEPRESS-END {nonce} %s %s\\n' "$code" "$1"
 """
 
-_HAS = '[ -f {path} ] && set -- $(sha256sum < {path}) && [ "$1" = {digest} ]'
+_HAS = '[ -f {path} ] && set -- $(sha256sum < {path}) && [ "$1" = {digest} ] && { touch {folder} 2>/dev/null; true; }'
 
 # Every Python that may have a runtime: our own environments first, then each python3 on PATH.
 _PYTHONS = """for python in runtimes/*/bin/python $(IFS=:; for d in $PATH; do echo "$d/python3"; done); do
@@ -112,7 +115,7 @@ say python python3 -V; true"""
 
 def opening(*, home: str, nonce: str, who: str) -> str:
     """Take the device and hold it until stdin ends."""
-    return _COMMON + _fill(_OPEN, home=_home(home), nonce=nonce, who=shlex.quote(who))
+    return _COMMON + _fill(_OPEN, home=_home(home), nonce=nonce, who=shlex.quote(who), days=str(STORE_DAYS))
 
 
 def running(command: Sequence[str], environment: Mapping[str, str], *, home: str, nonce: str, prefix: Sequence[str], folders: Sequence[str]) -> str:
@@ -137,8 +140,8 @@ def getting(path: str, *, most: int, nonce: str) -> str:
 
 
 def has(path: str, *, digest: str) -> str:
-    """Whether a file has these bytes, now."""
-    return _fill(_HAS, path=shlex.quote(path), digest=digest)
+    """Whether a file has these bytes, now; it then counts as used."""
+    return _fill(_HAS, path=shlex.quote(path), folder=shlex.quote(path.rpartition("/")[0]), digest=digest)
 
 
 def pythons(modules: Sequence[str]) -> str:

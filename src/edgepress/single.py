@@ -15,7 +15,7 @@ from edgepress.child import TENSORFLOW, StageChild
 from edgepress.collect import HIDDEN, collect_run
 from edgepress.context import stage_context
 from edgepress.device_use import LOCAL, on_each, split_targets
-from edgepress.errors import ArtifactError, RecipeError
+from edgepress.errors import ArtifactError, EdgepressError, RecipeError
 from edgepress.pipeline import OFFLINE_SOURCES, digest_input
 from edgepress.progress import report_progress
 from edgepress.recipe import SECTIONS, PruneConfig, Recipe, check_value, load_recipe, make_config
@@ -63,17 +63,17 @@ def _outside_bundles(path: Path) -> Path:
     return next((folder for folder in path.resolve().parents if (folder / MANIFEST).is_file()), path)
 
 
-def run_on_targets(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path], again: bool = False) -> List[Path]:
-    """`run_single` once for each target that the config names, all at once; each result is a folder of its own.
+def run_on_targets(stage: Stage, inputs: Dict[str, Any], config: Any, *, out: Optional[Path], again: bool = False) -> Tuple[List[Path], Optional[EdgepressError]]:
+    """`run_single` once for each target that the config names, all at once; each result is a folder of its own. What failed is in the error (see `on_each`).
 
     A benchmark holds all its targets in one result, so that they stand in one table.
     """
     targets = _targets(config)
     if len(targets) == 1 or stage.name == "benchmark":
-        return [run_single(stage, inputs, config, out=out, again=again)]
-    made = on_each(targets, lambda target: run_single(stage, inputs, replace(config, target=target), again=again,
+        return [run_single(stage, inputs, config, out=out, again=again)], None
+    made, failure = on_each(targets, lambda target: run_single(stage, inputs, replace(config, target=target), again=again,
                                                       out=out and out.with_name(f"{out.name}-{_file_name((target,))}")))
-    return list(made.values())
+    return list(made.values()), failure
 
 
 def _targets(config: Any) -> Tuple[str, ...]:

@@ -29,7 +29,9 @@ def benchmark(out: Path, *, model: Union[Path, Sequence[Path]], config: Benchmar
         model: model files, or folders of them.
     """
     files = [model] if isinstance(model, Path) else model
-    parts = on_each(config.target, lambda target: _on_target(target, files, config, work=out))
+    parts, failure = on_each(config.target, lambda target: _on_target(target, files, config, work=out))
+    if failure is not None:
+        raise failure
     records = [record for part in parts.values() for record in part]
     write_atomic(out / measurement.FILE, measurement.dump(records).encode())
 
