@@ -68,6 +68,28 @@ def program(folder: Path) -> str:
     return next(name for name in releases.PROGRAMS if (folder / name).is_file())
 
 
+def test_models_beside_the_main_one_are_tested_too(bundles: List[Path], home: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    made = tmp_path / "made"
+    made.mkdir()
+    bundle(made, run=run, config=BundleConfig(golden=2, also=("float32.onnx",)))
+    source = made / "bundle"
+    assert deploy(source, Elsewhere()).unchecked == {}
+    other = json.loads((source / MANIFEST).read_text())["models"][1]["file"]
+    golden = json.loads((source / bundle_files.GOLDEN).read_text())
+    golden["others"][other]["probabilities"].reverse()
+    wrong = changed(source, tmp_path / "wrong", **{bundle_files.GOLDEN.replace(".", "__"): json.dumps(golden)})
+    with pytest.raises(GateError, match=f"the self-test failed on the device: {other}"):
+        deploy(wrong, Elsewhere())
+    assert current(home) == digest_file(source / MANIFEST)
+    foreign = changed(source, tmp_path / "foreign")
+    manifest = json.loads((foreign / MANIFEST).read_text())
+    manifest["models"][1]["runtimes"] = ["tflite_runtime"]
+    write_json(foreign / MANIFEST, manifest)
+    done = deploy(foreign, Elsewhere())
+    assert list(done.unchecked) == [other] and f"not tested there: {other}: " in deploying.format_deployed(done)
+
+
 def test_deploy_again_and_back(bundles: List[Path], home: Path, tmp_path: Path) -> None:
     first = deploy(bundles[0], Elsewhere(), target="pi")
     assert first.name == NAME and first.previous is None and first.parity["passed"] and first.release == digest_file(bundles[0] / MANIFEST) == current(home)

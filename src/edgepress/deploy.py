@@ -25,7 +25,7 @@ TIMEOUT_SECONDS = 1200
 
 @dataclass(frozen=True)
 class Deployed:
-    """What is current on a device now, and how it was proven."""
+    """What is current on a device now, and how it was proven. `unchecked`: models beside the main one that nothing there could run → why."""
 
     name: str
     target: str
@@ -36,6 +36,7 @@ class Deployed:
     runtime: Mapping[str, Any]
     signed: Optional[str]
     parity: Mapping[str, Any]
+    unchecked: Mapping[str, str]
 
 
 def deploy(bundle: Path, connection: Connection, name: Optional[str] = None, *, target: Optional[str] = None, key: Optional[Path] = None, keep: int = 3) -> Deployed:
@@ -69,7 +70,7 @@ def deploy(bundle: Path, connection: Connection, name: Optional[str] = None, *, 
         report_progress(f"{place}: making release {release[:12]} current")
         active = act({**job, "action": "activate", "keep": keep}, connection, work=work)
     return Deployed(name=name, target=place, measured_on=connection.measured_on, release=release, previous=active["previous"], launcher=active["launcher"],
-                    runtime=staged["runtime"], signed=staged["signed"], parity=report.to_json())
+                    runtime=staged["runtime"], signed=staged["signed"], parity=report.to_json(), unchecked=staged["unchecked"])
 
 
 def rollback(connection: Connection, name: Optional[str] = None, *, target: Optional[str] = None) -> Dict[str, Any]:
@@ -213,4 +214,5 @@ def format_deployed(done: Deployed) -> str:
     return "\n".join([f"{done.name} on {place}: release {done.release[:12]} is current{before}",
                       f"self-test and comparison with this machine passed in {done.runtime['name']} {done.runtime.get('version') or ''} ({len(done.parity['cases'])} photos, largest difference {done.parity['largest_difference']:.2g})"
                       + (f"; signature verified there, key {done.signed[:12]}" if done.signed else ""),
+                      *(f"not tested there: {model}: {reason}" for model, reason in done.unchecked.items()),
                       f"there:  {done.launcher} PHOTO", f"here:   edgepress predict PHOTO --target {done.target} --app {done.name}"])

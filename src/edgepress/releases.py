@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from edgepress import bundle_files
 from edgepress.artifact import digest_file, write_atomic
-from edgepress.errors import ArtifactError, EdgepressError, GateError, nearest
+from edgepress.errors import ArtifactError, EdgepressError, GateError, UnsupportedError, nearest
 from edgepress.extract import extract
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -127,11 +127,22 @@ def _check_signature(folder: Path, key: Path) -> str:
 
 
 def _selftest(folder: Path, job: Mapping[str, Any]) -> Dict[str, Any]:
-    """The golden photos through the model, in this Python and the runtime that was chosen."""
-    problems, result = bundle_files.check_golden(folder, runtime=job.get("runtime"), threads=1)
-    if problems:
-        raise GateError(f"the self-test failed on the device: {problems[0]}", "the old release stays current; `edgepress device parity` shows each photo")
-    return {"runtime": result["runtime"], "photos": result["rows"]}
+    """The golden photos through the model, in this Python and the runtime that was chosen; then through those beside it whose runtime this Python has."""
+    manifest = bundle_files.read_manifest(folder)
+    results: Dict[str, Dict[str, Any]] = {}
+    unchecked: Dict[str, str] = {}
+    for model in (manifest["model"], *(entry["file"] for entry in manifest.get("models", ()) if entry["file"] != manifest["model"])):
+        try:
+            problems, results[model] = bundle_files.check_golden(folder, runtime=None if results else job.get("runtime"), threads=1, model=model)
+        except UnsupportedError as error:
+            if not results:
+                raise
+            unchecked[model] = error.message
+            continue
+        if problems:
+            raise GateError(f"the self-test failed on the device: {model}: {problems[0]}", "the old release stays current; `edgepress device parity` shows each photo")
+    main = results[manifest["model"]]
+    return {"runtime": main["runtime"], "photos": main["rows"], "unchecked": unchecked}
 
 
 def _settle(source: Path, place: Path, app: Path) -> None:
