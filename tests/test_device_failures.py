@@ -115,7 +115,7 @@ def shared_failures(lane: Lane, home: str) -> None:
     for _ in range(5):
         lane.interrupt("worker killed", lambda: lane.device.shell(JOB.format(home=home)), closes=False)
     for _ in range(4):
-        trial = lane.trial(last_words=WRAPPER.format(home=home))
+        trial = lane.trial(last_words=WRAPPER.format(home=home), limit_seconds=2)  # adbd keeps the connection open for what else holds it: only the limit ends it
         trial.run()
         lane.judge("dead after the last byte", trial, must_fail=True)
     for _ in range(4):
