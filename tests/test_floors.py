@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "edgepress"
-FLOORS = {0: "errors", 1: "artifact recipe modelspec measurement measurement_table caveats ratios gates statistics tf progress host onnx_bytes power", 2: "preprocess runtimes targets emulator flatbuffer metadata metadata_format profiles profile_tflite profile_onnx feeding fingerprint timing op_profile timing_device worker_pack extract remote remote_scripts keeper channel host_keys",
+FLOORS = {0: "errors", 1: "artifact recipe modelspec measurement measurement_table caveats ratios gates statistics tf progress host protobuf onnx_bytes power", 2: "preprocess runtimes targets emulator flatbuffer metadata metadata_format profiles profile_tflite profile_onnx feeding fingerprint timing op_profile timing_device worker_pack extract remote remote_scripts keeper channel host_keys",
           4: "stages inspection prediction", 5: "pipeline child context options single collect doctor summaries comparing suites op_profiles bundle_command", 6: "cli cli_benchmark cli_bundle cli_device cli_limits __main__"}
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}  # everything else is on floor 3
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_model_optimization", "onnx", "onnxruntime", "tf2onnx", "ai_edge_litert", "ai_edge_quantizer", "numpy", "PIL", "scipy", "sklearn"}

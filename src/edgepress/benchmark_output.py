@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 import re
 import struct
-from typing import Dict, Iterator, Mapping, Tuple, Union
+from typing import Dict, Mapping
 
 from edgepress.errors import DeviceError
+from edgepress.protobuf import read_fields
 
 MAX_BYTES = 1 << 20  # of a result file or of what the tool prints
 _LARGEST = {"ms": 1e7, "kb": 1e9, "mb": 1e6, "runs": 1e7}  # by the last word of a metric's name; more is not a measurement
@@ -41,10 +42,10 @@ def parse_result(data: bytes) -> Metrics:
         raise DeviceError(f"benchmark_model's result file has {len(data)} bytes; accepted: up to {MAX_BYTES}", "run it again; is it really benchmark_model?")
     found: Metrics = {}
     try:
-        for number, value in _fields(data):
+        for number, value in read_fields(memoryview(data)):
             names = _INSIDE.get(number, {})
-            if names and isinstance(value, bytes):
-                found.update({names[inner]: float(v) for inner, v in _fields(value) if inner in names and not isinstance(v, bytes)})
+            if names and isinstance(value, memoryview):
+                found.update({names[inner]: float(v) for inner, v in read_fields(value) if inner in names and not isinstance(v, memoryview)})
     except (IndexError, ValueError, struct.error) as error:
         raise DeviceError(f"benchmark_model's result file is damaged ({error})", "run it again") from error
     return checked(found, source="benchmark_model's result file")
@@ -118,36 +119,3 @@ def _block(text: str) -> Metrics:
             found[name] = float(value[1])
     runs = _RUNS.search(blocks[1])
     return {**found, "runs": float(runs[1])} if runs else found
-
-
-def _fields(data: bytes) -> Iterator[Tuple[int, Union[int, float, bytes]]]:
-    """Fields of one protobuf message; see protobuf.dev/programming-guides/encoding."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-        elif wire in (1, 5):
-            size, kind = (8, "<d") if wire == 1 else (4, "<f")
-            yield number, struct.unpack_from(kind, data, at)[0]
-            at += size
-        elif wire == 2:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field is longer than its message")
-            yield number, data[at:at + size]
-            at += size
-        else:
-            raise ValueError(f"wire type {wire}")
-
-
-def _varint(data: bytes, at: int) -> Tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        value |= (data[at] & 0x7F) << shift
-        at += 1
-        if data[at - 1] < 0x80:
-            return value, at
-    raise ValueError("a number is longer than ten bytes")

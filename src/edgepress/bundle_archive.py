@@ -15,10 +15,10 @@ from edgepress.artifact import fsync_folder, replace_folder, write_atomic
 from edgepress.errors import ArtifactError, EdgepressError
 from edgepress.extract import extract
 from edgepress.signing import sign_folder, verify_folder
+from edgepress.worker_pack import add_entry
 
 SUFFIX = ".zip"
 FOLDER = "bundle"  # inside the stage's artifact, whose artifact.json names this machine and stays there
-_OLDEST = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 
 
 def write_zip(folder: Path, out: Path) -> None:
@@ -31,9 +31,7 @@ def zip_bytes(folder: Path) -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=_OLDEST)
-            entry.create_system, entry.external_attr = 3, 0o100644 << 16
-            archive.writestr(entry, path.read_bytes())
+            add_entry(archive, path.relative_to(folder).as_posix(), path.read_bytes())
     return data.getvalue()
 
 

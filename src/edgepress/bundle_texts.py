@@ -51,8 +51,8 @@ def write_service(out: Path, spec: ModelSpec) -> str:
 
 
 def slug_of(name: str) -> str:
-    """A name as part of paths and unit names."""
-    return re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-.") or "model"
+    """A name as part of paths, unit names and as the name of an app."""
+    return re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._")[:64] or "model"
 
 
 def install_command(runtime: str) -> str:

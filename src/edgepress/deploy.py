@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from edgepress import bundle_files, parity
 from edgepress.artifact import digest_file
 from edgepress.bundle_archive import opened_bundle, write_zip
+from edgepress.bundle_texts import slug_of
 from edgepress.errors import ArtifactError, DeviceError, EdgepressError, GateError, JobError, UnsupportedError
 from edgepress.jobs import run_job
 from edgepress.progress import report_progress
@@ -58,7 +58,7 @@ def deploy(bundle: Path, connection: Connection, name: Optional[str] = None, *, 
     place = target or connection.address
     with opened_bundle(bundle) as folder, tempfile.TemporaryDirectory(prefix="edgepress-deploy-") as temporary:
         manifest = bundle_files.read_manifest(folder)
-        name = check_name(name or app_name(manifest))
+        name = check_name(name or slug_of(str(manifest.get("name") or "app")))
         _verify(folder, key)
         runtime = _runtime(manifest, connection, place)
         work, release = Path(temporary), digest_file(folder / bundle_files.MANIFEST)
@@ -106,11 +106,6 @@ def apps_folder(connection: Connection) -> str:
     if home is None:
         raise UnsupportedError(f"{connection.address} keeps no apps", "deploy to local, or to an ssh or adb device")
     return f"{home() if callable(home) else home}/apps"
-
-
-def app_name(manifest: Mapping[str, Any]) -> str:
-    """The name of an app from its bundle's."""
-    return re.sub(r"[^a-z0-9._-]+", "-", str(manifest.get("name") or "app").lower()).strip("-._")[:64] or "app"
 
 
 def any_runtime(connection: Connection, place: str) -> str:

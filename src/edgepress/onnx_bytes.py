@@ -1,10 +1,12 @@
 """Read what matters for safety and for people out of an ONNX file's bytes, without the onnx library (devices do not have it)."""
 from __future__ import annotations
 
+import struct
 from collections import Counter
-from typing import Dict, Iterator, List, Tuple, Union
+from typing import Dict, Iterator, List, Tuple
 
 from edgepress.errors import ModelError
+from edgepress.protobuf import Field, read_fields
 
 # Field numbers of onnx.proto3 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
@@ -25,7 +27,6 @@ _INSIDE: Dict[str, Dict[int, str]] = {
     "sparse": {_SPARSE_VALUES: "tensor", _SPARSE_INDICES: "tensor"},
     "tensor": {},
 }
-Field = Tuple[int, Union[int, memoryview]]
 
 
 def external_tensors(path: str) -> List[str]:
@@ -54,45 +55,11 @@ def _read(path: str) -> Iterator[Tuple[str, List[Field]]]:
     try:
         while todo:
             kind, data = todo.pop()
-            fields = list(_fields(data))
+            fields = list(read_fields(data))
             yield kind, fields
             todo += [(_INSIDE[kind][f], value) for f, value in fields if f in _INSIDE[kind] and isinstance(value, memoryview)]
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, struct.error) as error:
         raise ModelError(f"{path} is not an ONNX file: its protobuf is damaged", "export it again") from error
-
-
-def _fields(data: memoryview) -> Iterator[Field]:
-    """Fields of one message: numbers of varints, views of everything with a length; fixed-width numbers are passed over."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        field, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield field, value
-        elif wire == 2:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field is longer than its message")
-            yield field, data[at:at + size]
-            at += size
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-
-
-def _varint(data: memoryview, at: int) -> Tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is longer than ten bytes")
 
 
 def _text(fields: List[Field], number: int) -> str:
