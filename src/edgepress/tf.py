@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ def import_tensorflow() -> Tuple[ModuleType, ModuleType]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
-        with _native_stderr_held():
+        with _native_stderr_held(), _collector_at_rest():
             import tensorflow
             import tf_keras
     except ModuleNotFoundError as error:
@@ -32,6 +33,23 @@ def import_tensorflow() -> Tuple[ModuleType, ModuleType]:
         raise EdgepressError(f"tensorflow {tensorflow.__version__} and tf_keras {tf_keras.__version__} do not belong together",
                              f"install the matching one: python -m pip install 'tf_keras~={tensorflow.__version__.rsplit('.', 1)[0]}.0'")
     return tensorflow, tf_keras
+
+
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Import without cyclic garbage collection, and keep what was imported out of it for good.
+
+    TensorFlow makes a million objects that stay: walking them again and again is a fifth of its import (2.9 s instead of 2.3) and of what follows.
+    """
+    if "tensorflow" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from edgepress.errors import ModelError, UnsupportedError
 from edgepress.pruning import METHODS, choose_method, kernels, patterns, training
 from edgepress.pruning.plan import PrunePlan, make_schedule
 from edgepress.recipe import PruneConfig
+from edgepress.tf import import_tensorflow
 
 import tiny_networks as tiny
 
@@ -54,6 +55,25 @@ def test_batch_normalisation_keeps_its_statistics_while_the_rest_learns(model: A
     for index in (2, 3):  # moving mean and variance
         assert np.array_equal(trained.get_layer("stem_bn").get_weights()[index], model.get_layer("stem_bn").get_weights()[index])
     assert not np.array_equal(trained.get_layer("stem").get_weights()[0], model.get_layer("stem").get_weights()[0])
+
+
+def test_statistics_are_the_means_over_whole_batches_of_what_the_layers_now_see() -> None:
+    _, keras = import_tensorflow()
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(name="first", trainable=False)(keras.layers.Dropout(0.9)(inputs))
+    x = keras.layers.BatchNormalization(name="second", momentum=0.9, trainable=False)(keras.layers.ReLU()(x))
+    network = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 3), dtype=np.uint8)
+    spec, chosen = tiny.tiny_spec(), np.random.default_rng(1).permutation(150)
+    training.estimate_statistics(network, pixels, chosen[:63], spec)
+    assert all((layer.moving_mean.numpy() == 0).all() for layer in network.layers if hasattr(layer, "moving_mean"))  # too few images to know
+    training.estimate_statistics(network, pixels, chosen, spec)
+    seen = training.normalize(pixels[chosen[:128]], spec)  # two batches of 64; dropout is off
+    first, second = network.get_layer("first"), network.get_layer("second")
+    assert np.allclose(first.moving_mean.numpy(), seen.mean((0, 1, 2)), atol=1e-4) and np.allclose(first.moving_variance.numpy(), seen.var((0, 1, 2)), rtol=0.01)
+    scaled = np.concatenate([np.maximum((half - half.mean((0, 1, 2))) / np.sqrt(half.var((0, 1, 2)) + 1e-3), 0) for half in (seen[:64], seen[64:])])
+    assert np.allclose(second.moving_mean.numpy(), scaled.mean((0, 1, 2)), atol=1e-3)
+    assert not first.trainable and second.momentum == 0.9 and network.layers[1].rate == 0.9
 
 
 def test_both_methods_choose_the_same_weights_where_nothing_is_learned(model: Any) -> None:

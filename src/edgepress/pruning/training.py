@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from edgepress.tf import import_tensorflow, set_deterministic
 
 TEACHER_SHARE = 0.5  # of the target; the unpruned model's own answers keep the pruned one near it on few images
 WARMUP_SHARE = 0.1  # of all steps
+STATISTICS_IMAGES = (64, 1000)  # fewest that say what a channel's mean and variance are, and as many as are enough
+STATISTICS_BATCH = 64
 PROGRESS = "fine-tuning while pruning"
 
 
@@ -65,8 +67,10 @@ def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> Optional[float]:
 def fine_tune(source: Any, plan: PrunePlan, *, method: ModuleType, train: Images, validation: Images, spec: ModelSpec, config: PruneConfig) -> Result:
     """A new model with the architecture of `source`, fine-tuned on `train` while `method` prunes it. `source` is not touched.
 
-    Batch normalisation stays in inference mode: few images would spoil its statistics. Of the epochs that ended at the final sparsity
-    the best on validation images is kept; the earlier ones, with fewer zeros, are never chosen.
+    Batch normalisation stays in inference mode while training steps are taken: batches of few images would spoil its statistics. After each
+    epoch they are estimated anew over many (BN re-estimation): zeros shift what every later layer sees, and with the old ones training at high
+    sparsity collapses. Of the epochs that ended at the final sparsity the best on validation images is kept; the earlier ones, with fewer
+    zeros, are never chosen.
 
     Raises:
         ModelError: the loss is not finite any more.
@@ -81,7 +85,9 @@ def fine_tune(source: Any, plan: PrunePlan, *, method: ModuleType, train: Images
     model.compile(optimizer=keras.optimizers.Adam(_learning_rate(keras, config, count_steps(len(train), config))), loss="categorical_crossentropy")
     teacher = predict(source, train.pixels, spec, batch_size=config.batch_size)
     batches = _batches(keras, train, teacher, spec=spec, config=config)
-    watch = _Watch(model, plan, validation, spec=spec, config=config, steps=count_steps(len(train), config))
+    chosen = np.random.default_rng(config.seed).permutation(len(train))[:STATISTICS_IMAGES[1]]
+    watch = _Watch(model, plan, validation, spec=spec, config=config, steps=count_steps(len(train), config),
+                   before=lambda: estimate_statistics(clone, train.pixels, chosen, spec))
     model.fit(batches, epochs=config.epochs, shuffle=False, verbose=0, workers=1,
               callbacks=[*method.callbacks(model, plan), keras.callbacks.TerminateOnNaN(), *watch.callbacks(keras)])
     result = keras.models.clone_model(source)
@@ -117,10 +123,38 @@ def _batches(keras: Any, images: Images, teacher: np.ndarray, *, spec: ModelSpec
     return Batches()
 
 
-class _Watch:
-    """Follows training: progress, accuracy after each epoch, and the best weights at the final sparsity."""
+def estimate_statistics(model: Any, pixels: np.ndarray, chosen: np.ndarray, spec: ModelSpec) -> None:
+    """Set the moving mean and variance of every batch normalisation to the average over batches of the chosen images.
 
-    def __init__(self, model: Any, plan: PrunePlan, validation: Images, *, spec: ModelSpec, config: PruneConfig, steps: int) -> None:
+    Nothing where they are fewer than STATISTICS_IMAGES. Source: AIMET, bn_reestimation.
+    """
+    layers = [layer for _, layer in walk_layers(model)]
+    norms = [layer for layer in layers if type(layer).__name__ == "BatchNormalization"]
+    batches = len(chosen) // STATISTICS_BATCH  # whole ones: a small one would count as much as the others
+    if not norms or len(chosen) < STATISTICS_IMAGES[0]:
+        return
+    drops = [layer for layer in layers if hasattr(layer, "rate")]
+    momenta, rates = [layer.momentum for layer in norms], [layer.rate for layer in drops]
+    for layer in drops:
+        layer.rate = 0.0
+    for layer in norms:
+        layer.trainable = True  # else it ignores training=True
+    for batch in range(batches):
+        for layer in norms:
+            layer.momentum = batch / (batch + 1)  # of all batches, the mean
+        rows = np.sort(chosen[batch * STATISTICS_BATCH:(batch + 1) * STATISTICS_BATCH])
+        model(normalize(pixels[rows], spec), training=True)
+    for layer, momentum in zip(norms, momenta):
+        layer.momentum, layer.trainable = momentum, False
+    for layer, rate in zip(drops, rates):
+        layer.rate = rate
+
+
+class _Watch:
+    """Follows training: progress, accuracy after each epoch (when `before` was called), and the best weights at the final sparsity."""
+
+    def __init__(self, model: Any, plan: PrunePlan, validation: Images, *, spec: ModelSpec, config: PruneConfig, steps: int, before: Callable[[], None]) -> None:
+        self.before = before
         self.model, self.plan, self.validation, self.spec, self.config, self.steps = model, plan, validation, spec, config, steps
         self.epochs: List[Dict[str, Any]] = []
         self.kept_epoch, self._best, self._weights = 0, (-1.0, 0.0), None
@@ -139,6 +173,7 @@ class _Watch:
         loss = float((logs or {}).get("loss", np.nan))
         if not np.isfinite(loss):
             return
+        self.before()
         probabilities = predict(self.model, self.validation.pixels, self.spec, batch_size=self.config.batch_size) if len(self.validation) else np.empty((0, 1), np.float32)
         reached, score = accuracy(probabilities, self.validation.targets), _score(probabilities, self.validation.targets)
         final = self._step() >= self.plan.schedule.end_step

@@ -57,7 +57,7 @@ STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (
     Stage("finetune", "Teach a pretrained backbone your classes.", recipe.FinetuneConfig,
           (Input("dataset", "dataset artifact, or what `edgepress dataset` takes"),), needs=("tensorflow", "tf_keras", "ai-edge-litert", "scipy", "numpy", "pillow"), tensorflow=True),
     Stage("prune", "Set small weights to zero: a smaller compressed file, not a faster one.", recipe.PruneConfig, (_MODEL, _IMAGES),
-          needs=("tensorflow", "tf_keras", "tensorflow-model-optimization"), tensorflow=True),
+          version=2, needs=("tensorflow", "tf_keras", "tensorflow-model-optimization"), tensorflow=True),
     Stage("convert", "Write the float TFLite and ONNX files.", recipe.ConvertConfig, (_MODEL,),
           needs=("tensorflow", "tf_keras", "tf2onnx", "onnx"), tensorflow=True),
     Stage("quantize", "Make a smaller file from a float one.", recipe.QuantizeConfig,
