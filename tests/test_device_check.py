@@ -290,3 +290,29 @@ def test_the_illegal_instruction_is_real_and_was_foretold(emulated_pi: Any, tmp_
     finally:
         shutil.rmtree(emulated_pi.root / "home/pi/.local", ignore_errors=True)
     assert emulated_pi.shell("python3 -c 'import onnxruntime; print(onnxruntime.__version__)'").stdout.strip() == "1.31.1"
+
+
+@pytest.mark.device
+@pytest.mark.slow
+def test_the_commands_of_check_install_a_runtime_without_a_network(emulated_pi: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are run as printed, the last ones on the device, which has no network."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    with hold(emulated_pi.ssh_address) as connection:
+        facts = probe(connection)
+    there = Path(emulated_pi.root) / "home/pi"
+    try:
+        for where, command in install_commands(facts, "litert", target=emulated_pi.ssh_address, address=emulated_pi.ssh_address):
+            if where == "here":
+                command = command.replace("scp -r", f"scp -F {emulated_pi.ssh_config} -r")  # the device is in no configuration of the user's
+                subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
+            else:
+                done = emulated_pi.shell(command)
+                assert done.exit_code == 0, done.stderr
+        with hold(emulated_pi.ssh_address) as connection:
+            assert connection.interpreter("litert") == "/home/pi/.edgepress/runtimes/litert/bin/python"
+            installed = probe(connection)
+        assert installed["runtimes"]["litert"] == lock_for(facts, "litert").version and not problems(check(installed, runtime="litert"))
+    finally:
+        shutil.rmtree(there / ".edgepress" / "runtimes", ignore_errors=True)
+        shutil.rmtree(there / "wheels", ignore_errors=True)

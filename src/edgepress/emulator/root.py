@@ -17,7 +17,7 @@ from edgepress.emulator.standins import STANDINS
 from edgepress.errors import UnsupportedError
 from edgepress.progress import report_progress
 
-VERSION = 1  # raised when this module would build something else from the same ingredients
+VERSION = 2  # raised when this module would build something else from the same ingredients
 SUITE = "trixie"  # what Raspberry Pi OS is made of today
 ARCHITECTURE = "arm64"
 PYTHON = "3.13"
@@ -27,7 +27,7 @@ PACKAGES = ("base-files", "python3", "python3-venv", "libgomp1", "libstdc++6", "
 WHEELS = ("ai-edge-litert==2.3.0", "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0")
 _RECORD = "built.json"  # beside the root: what it was made of
 SITE = "usr/lib/python3/dist-packages"
-_FOLDERS = ("proc", "dev", "sys", "tmp", "run", "root", "mnt", "home/pi", "etc/ssh", "data/local/tmp", "system/bin", "var/tmp", "usr/bin", SITE)
+_FOLDERS = ("proc", "dev", "sys", "tmp", "run", "root", "mnt", "home/pi", "etc/ssh", "etc/ssl/certs", "data/local/tmp", "system/bin", "var/tmp", "usr/bin", SITE)
 _FILES = {
     "etc/passwd": "root:*:0:0:root:/root:/bin/bash\npi:*:1000:1000:pi:/home/pi:/bin/bash\nsshd:*:100:65534::/run/sshd:/usr/sbin/nologin\nnobody:*:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\npi:x:1000:\nnogroup:x:65534:\n",
@@ -151,6 +151,9 @@ def _finish(root: Path, site: Path) -> None:
     for name, text in STANDINS.items():
         (root / name).write_text(text, encoding="utf-8")
         (root / name).chmod(0o755)
+    from pip._vendor import certifi  # of this Python: pip there opens some certificates even to install from a folder
+
+    shutil.copyfile(certifi.where(), root / "etc/ssl/certs/ca-certificates.crt")
     for name, to in (("usr/bin/awk", "mawk"), ("usr/bin/sh", "dash")):
         if not os.path.lexists(root / name):
             (root / name).symlink_to(to)
