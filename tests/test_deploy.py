@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -66,6 +67,21 @@ def changed(source: Path, to: Path, **files: str) -> Path:
 
 def program(folder: Path) -> str:
     return next(name for name in releases.PROGRAMS if (folder / name).is_file())
+
+
+def test_each_release_runs_in_its_own_python(bundles: List[Path], home: Path, tmp_path: Path) -> None:
+    """litert and onnxruntime usually have an environment each: going back goes back to its Python, too."""
+    first, second = (deploy(bundle, Elsewhere()).release for bundle in bundles[:2])
+    own = tmp_path / "python"
+    own.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/used\nexec {sys.executable} "$@"\n')
+    own.chmod(0o755)
+    (home / "pythons" / first).write_text(f"{own}\n")
+    assert rollback(Elsewhere())["release"] == first and "current" in (tmp_path / "used").read_text()
+    assert deploy(bundles[1], Elsewhere()).release == second == current(home)
+    (home / "pythons" / first).write_text("/gone/bin/python\n")
+    with pytest.raises(GateError, match="does not run any more"):
+        rollback(Elsewhere())
+    assert current(home) == second
 
 
 def test_models_beside_the_main_one_are_tested_too(bundles: List[Path], home: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_grammar(text: str, limit: float, change: bool, percent: bool, above: bo
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("latency", "cannot be read"), ("latency>5", "unit None"), ("latency>5%", "a change has a sign"), ("latncy>+5%", "did you mean 'latency'"), ("accuracy<-0.5ms", "points"),
+    ("latency", "cannot be read"), ("latency>5", "has no unit; accepted: ms"), ("latency>5%", "a change has a sign"), ("latncy>+5%", "did you mean 'latency'"), ("accuracy<-0.5ms", "points"),
     ("size>+3ms", "% or kB"), ("latency>=+5%", "cannot be read"), ("accuracy<90points", "% for a value"),
 ])
 def test_what_is_no_gate(text: str, words: str) -> None:

@@ -54,6 +54,12 @@ class Elsewhere(LocalConnection):
         return done
 
 
+@pytest.fixture(autouse=True)
+def any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name is a registered device's."""
+    monkeypatch.setattr("edgepress.devices.resolve", lambda target: target)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny int8 classifier of photos."""
@@ -227,6 +233,26 @@ def test_no_number_of_a_place_that_answers_otherwise(model: Path, tmp_path: Path
     assert "answers otherwise there" in str(gate(model, "litert", Elsewhere(_rows(_swap)), work=tmp_path))
     emulated = Elsewhere(measured_on="emulated")
     assert "edgepress device instructions" in str(gate(model, "litert", emulated, work=tmp_path)) and emulated.jobs == 0
+    assert "cannot be compared with this machine's" in str(gate(model, "tflite_runtime", Elsewhere(), work=tmp_path))  # which is not installed: nothing is proven
+
+
+def test_a_comparison_measures_no_place_that_must_not_be(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import contextlib
+
+    from edgepress import comparing, op_profiles
+    from edgepress.recipe import BenchmarkConfig
+
+    for module in (comparing, op_profiles):
+        monkeypatch.setattr(module, "hold", lambda name: contextlib.nullcontext(Elsewhere(measured_on="emulated")))
+    config = BenchmarkConfig(target=("pi",), threads=(1,), runtimes=("litert",))
+    with pytest.raises(ModelError, match="no latency worth printing"):
+        comparing.self_check(model, config)
+    with pytest.raises(UnsupportedError, match="nothing was measured of tiny.tflite in litert.*no latency worth printing"):
+        comparing.compare_paths([model, model], gates=[], config=config)
+    assert {p["status"] for p in op_profiles.profile_files([model], config)} == {"unsupported"}
+    for measure in (lambda c: comparing.self_check(model, c), lambda c: op_profiles.profile_files([model], c)):
+        with pytest.raises(RecipeError, match="accepted: without"):
+            measure(BenchmarkConfig(accelerator=("cuda",)))
 
 
 @pytest.fixture
@@ -313,5 +339,5 @@ def test_a_target_that_is_lost_costs_the_others_nothing(model: Path, tmp_path: P
 
     found, failure = device_use.on_each(("a", "b", "c", "d"), work)
     assert found == {"a": "A", "c": "C"} and str(failure) == "b is gone (and d: d is gone); look at its cable"
-    done = CliRunner().invoke(cli, ["device", "parity", "local,nowhere", str(model)])
-    assert "parity: passed" in done.output and "nowhere" in str(done.exception)
+    done = CliRunner().invoke(cli, ["device", "parity", "local,ssh://pi@127.0.0.1:1", str(model)])
+    assert "parity: passed" in done.output and "127.0.0.1" in str(done.exception)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from edgepress import suites
 from edgepress.cli import cli
 from edgepress.compare import compare
-from edgepress.errors import ArtifactError, EdgepressError, GateError, RecipeError
+from edgepress.errors import ArtifactError, DeviceError, EdgepressError, GateError, RecipeError, UnsupportedError
 from edgepress.result_sets import CELLS, read_results
 from edgepress.suite_text import matrix
-from edgepress.suites import load_suite, require_expected, run_suite, with_options
+from edgepress.suites import load_suite, require_expected, require_reached, run_suite, with_options
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +118,22 @@ def test_strict_reading(suite_file: Path, change: Dict[str, str], words: str) ->
     suite_file.write_text(text)
     with pytest.raises(RecipeError, match=words):
         load_suite(suite_file)
+
+
+def test_a_lost_target_has_a_reason_in_every_cell_and_costs_the_others_nothing(suite_file: Path, tmp_path: Path) -> None:
+    suite = with_options(load_suite(suite_file), {"target": ("ssh://pi@127.0.0.1:1", "local")})
+    documents = run_suite(suite, tmp_path / "out")
+    assert {d["status"] for d in documents if d["target"] != "local"} == {"failed"} and all(d["reason"] for d in documents if d["status"] == "failed")
+    assert [d["status"] for d in documents if d["target"] == "local" and d["kind"] == "latency"] == ["ok", "ok"]
+    with pytest.raises(DeviceError, match="filled none of its"):
+        require_reached(documents)
+    require_reached([d for d in documents if d["target"] == "local"])
+
+
+def test_an_accelerator_that_nothing_uses_is_an_error(suite_file: Path, tmp_path: Path) -> None:
+    suite_file.write_text(TEXT.replace('runtimes = ["litert", "onnxruntime"]', 'runtimes = ["onnxruntime"]\naccelerators = ["gpu"]'))
+    with pytest.raises(UnsupportedError, match="gpu belongs to litert and keras"):
+        run_suite(load_suite(suite_file), tmp_path / "out")
 
 
 def test_the_data_folder_may_be_elsewhere(suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

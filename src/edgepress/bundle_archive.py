@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from edgepress import bundle_files
-from edgepress.artifact import fsync_folder, replace_folder, write_atomic
+from edgepress.artifact import SUFFIXES, fsync_folder, replace_folder, write_atomic
 from edgepress.errors import ArtifactError, EdgepressError
 from edgepress.extract import extract
 from edgepress.signing import sign_folder, verify_folder
@@ -44,6 +44,8 @@ def opened_bundle(bundle: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="edgepress-bundle-") as temporary:
         folder = bundle
+        if bundle.suffix.lower() in SUFFIXES:
+            raise ArtifactError(f"{bundle} is a model file; accepted: the folder or the .zip that `edgepress bundle` writes", "`edgepress bundle RUN -o bundle/` packs the model of a run")
         if bundle.is_file():
             folder = Path(temporary) / "bundle"
             extract(bundle, folder)

@@ -15,7 +15,7 @@ from edgepress import __version__, cli_benchmark
 from edgepress.cli_bundle import bundle, keygen, verify
 from edgepress.cli_device import device
 from edgepress.cli_limits import limits
-from edgepress.errors import EdgepressError, GateError, UnsupportedError
+from edgepress.errors import DeviceError, EdgepressError, GateError, UnsupportedError
 from edgepress.modelspec import NORMALIZATIONS
 from edgepress.options import CommaList, config_from, config_options
 from edgepress.progress import TerminalLine, drawn_progress
@@ -47,7 +47,11 @@ def _stage_command(stage: Stage) -> click.Command:
         inputs = {i.role: list(values[i.role]) if i.many else values[i.role] for i in stage.inputs}
         config = config_from(stage.config, values, command=stage.name)
         paths, failure = _run_command(stage, inputs, config, out, again)
-        _print_results(stage, paths, as_json)
+        try:
+            _print_results(stage, paths, as_json, many=stage.name != "benchmark" and "," in str(getattr(config, "target", "")))
+        except GateError as error:
+            error.message += f" (and {failure.message})" if failure is not None else ""
+            raise
         if failure is not None:
             raise failure
 
@@ -72,12 +76,12 @@ def _run_command(stage: Stage, inputs: Dict[str, Any], config: Any, out: Optiona
         return run_on_targets(stage, inputs, config, out=out, again=again)
 
 
-def _print_results(stage: Stage, paths: List[Path], as_json: bool) -> None:
+def _print_results(stage: Stage, paths: List[Path], as_json: bool, *, many: bool) -> None:
     from edgepress.summaries import summarize
 
     documents = [_document(stage, path) for path in paths]
     if as_json and documents:
-        click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False))
+        click.echo(json.dumps(documents if many else documents[0], indent=2, ensure_ascii=False))
     for path, document in zip(paths, documents):
         if not as_json:
             click.echo(summarize(stage.name, document, path))
@@ -94,8 +98,18 @@ def _judge(stage: Stage, document: Any) -> None:
     """Raise where the result of a command is a refusal."""
     if stage.name == "benchmark" and all(record["status"] != "ok" for record in document):
         raise UnsupportedError("nothing was measured", "the reasons stand in the table; `edgepress runtimes` says what works here")
+    if stage.name == "benchmark":
+        _require_reached(document)
     if stage.name == "certify" and document["certified"] is not True:
         raise GateError(f"{document['file']} is not certified", "the reason stands above; allow more with --max-drop, use more test images, or try another scheme")
+
+
+def _require_reached(records: Any) -> None:
+    """Nothing, where no target was lost as a whole: a row that says so is no success for who waits for the exit code."""
+    for target in dict.fromkeys(record["target"] for record in records):
+        own = [record for record in records if record["target"] == target]
+        if all(record["status"] == "failed" for record in own):
+            raise DeviceError(f"nothing was measured on {target}: {own[0]['reason']}", "what was measured elsewhere is kept")
 
 
 for _stage in STAGES.values():
@@ -287,7 +301,7 @@ def deploy(bundle: Path, target: str, as_json: bool, **options: Any) -> None:
         done, failure = on_each(split_targets(target), bring)
     documents = [dataclasses.asdict(one) for one in done.values()]
     if documents:
-        click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False) if as_json else "\n".join(map(format_deployed, done.values())))
+        click.echo(json.dumps(documents if "," in target else documents[0], indent=2, ensure_ascii=False) if as_json else "\n".join(map(format_deployed, done.values())))
     if failure is not None:
         raise failure
 

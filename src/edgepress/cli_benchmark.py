@@ -93,6 +93,7 @@ def _suite(values: Any) -> None:
         documents = suites.run_suite(suite, out, again=values["again"])
     write_atomic(out / "matrix.md", (matrix(documents, markdown=True) + "\n").encode())
     click.echo(json.dumps(documents, indent=2, ensure_ascii=False) if values["as_json"] else f"{matrix(documents)}\n{out}")
+    suites.require_reached(documents)
     suites.require_expected(documents)
 
 

@@ -183,7 +183,7 @@ def parity(target: str, model: Path, images: Tuple[Path, ...], as_json: bool, **
     reports = list(found.values())
     documents = [report.to_json() for report in reports]
     if documents:
-        click.echo(json.dumps(documents if len(documents) > 1 else documents[0], indent=2, ensure_ascii=False) if as_json else "\n\n".join(map(format_report, reports)))
+        click.echo(json.dumps(documents if "," in target else documents[0], indent=2, ensure_ascii=False) if as_json else "\n\n".join(map(format_report, reports)))
     if failure is not None:
         raise failure
     failed = [report for report in reports if not report.passed]
@@ -222,6 +222,8 @@ def bench(target: str, model: Path, out: Optional[Path], as_json: bool, runtime:
         _bench_with(runner, runner_sha256, target, model, out=out, as_json=as_json, plan={"threads": threads or (1,), "cores": cores, "accelerator": accelerator,
                                                                                         "min_seconds": options["min_seconds"], "cool_down_seconds": options["cool_down_seconds"]})
         return
+    if accelerator:
+        raise click.UsageError("--accelerator goes with --runner; `edgepress benchmark --accelerator` measures those of this machine")
     with drawn_progress(), hold(target) as connection:
         raw = out.with_suffix(".npy") if out and options["sustained_minutes"] else None
         document = measure_device(model, connection, Plan(threads=threads or (), **options), target=target, runtime=runtime, raw=raw)

@@ -75,6 +75,8 @@ def compare(old: Results, new: Results, *, gates: Sequence[Gate] = (), across_ma
     keys = list(dict.fromkeys([*old.accuracies, *old.latencies, *old.holes, *new.accuracies, *new.latencies, *new.holes]))
     rows = _size_once([_row(key, old, new, across_machines, 0.95) for key in keys])
     if not any(row.figures for row in rows):
+        for key, reason in {**old.holes, **new.holes}.items():
+            raise UnsupportedError(f"{old.source} and {new.source} cannot be compared: nothing was measured of {key}: {reason}")
         raise UnsupportedError(f"{old.source} and {new.source} have nothing in common to compare ({_listed(old)}; and {_listed(new)})",
                                "compare results of the same files, runtimes and threads")
     judged = [(gate, row) for gate in gates for row in rows if _concerns(gate, row, old)]

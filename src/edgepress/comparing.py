@@ -17,7 +17,7 @@ from edgepress.ratios import Ratio, latency_ratio
 from edgepress.recipe import BenchmarkConfig
 from edgepress.result_sets import Results, of_measurements, read_results
 from edgepress.sitting import Case, measure_cases
-from edgepress.stages.benchmark import cases_of
+from edgepress.stages.benchmark import cases_of, check_cases
 
 
 def compare_paths(paths: Sequence[Path], *, gates: Sequence[str], config: BenchmarkConfig, across_machines: bool = False) -> Comparison:
@@ -52,7 +52,7 @@ def _measured(paths: Sequence[Path], config: BenchmarkConfig) -> Tuple[Results, 
         raise RecipeError(f"--target is {','.join(config.target)}; accepted: one target, where both files are measured")
     with hold(config.target[0]) as connection, tempfile.TemporaryDirectory(prefix="edgepress-compare-") as work:
         cases = [replace(case, role=role) for role, path in zip(("old", "new"), paths) for case in cases_of([path], config, connection=connection, target=config.target[0])]
-        records = measure_cases(cases, config, connection=connection, work=Path(work))
+        records = measure_cases(check_cases(cases, connection, work=Path(work)), config, connection=connection, work=Path(work))
     sides = [[m for case, m in zip(cases, records) if case.role == role] for role in ("old", "new")]
     return _side(sides[0], paths[0]), _side(sides[1], paths[1])
 
@@ -84,9 +84,11 @@ def self_check(file: Path, config: BenchmarkConfig) -> Tuple[Measurement, Measur
     Raises:
         ModelError: the file cannot be measured here.
     """
+    if config.accelerator:
+        raise RecipeError(f"--self-check with --accelerator {','.join(config.accelerator)}; accepted: without, as it checks how still this machine is")
     config = replace(config, threads=config.threads[:1] or (1,))
     with hold(config.target[0]) as connection, tempfile.TemporaryDirectory(prefix="edgepress-self-check-") as work:
-        found = cases_of([file], config, connection=connection, target=config.target[0])
+        found = check_cases(cases_of([file], config, connection=connection, target=config.target[0]), connection, work=Path(work))
         case: Case = next((c for c in found if c.refusal() is None), found[0])
         one, other = measure_cases([replace(case, role="A"), replace(case, role="B")], config, connection=connection, work=Path(work))
     for m in (one, other):

@@ -39,8 +39,15 @@ def on_each(targets: Sequence[str], work: Callable[[str], Result]) -> Tuple[Dict
 
     Returns:
         (target → result where there is one, the error to raise once those are shown, or None).
+
+    Raises:
+        UnsupportedError: a name that no device has.
     """
+    from edgepress import devices
+
     unique = list(dict.fromkeys(targets))
+    for target in unique:  # a name that does not exist is said before anything is done elsewhere
+        devices.resolve(target)
     if len(unique) == 1:
         return {unique[0]: work(unique[0])}, None  # a failure comes straight through
     results: Dict[str, Result] = {}

@@ -60,7 +60,7 @@ def _check_unit(text: str, metric: str, unit: Optional[str], *, change: bool) ->
         fits = unit in (("%", plain) if change else (absolute,))
         wanted = f"% or {plain} for a change" if change else f"{absolute} for a value (a change has a sign: {metric}>+5%)"
     if not fits:
-        raise RecipeError(f"gate {text!r} has the unit {unit!r}; accepted: {wanted}")
+        raise RecipeError(f"gate {text!r} {'has no unit' if unit is None else f'has the unit {unit!r}'}; accepted: {wanted}")
 
 
 def split_gates(words: Tuple[str, ...]) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:

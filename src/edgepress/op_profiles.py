@@ -10,7 +10,7 @@ from edgepress.device_use import hold
 from edgepress.errors import RecipeError
 from edgepress.jobs import run_job
 from edgepress.recipe import BenchmarkConfig
-from edgepress.stages.benchmark import cases_of
+from edgepress.stages.benchmark import cases_of, check_cases
 
 
 def profile_files(paths: Sequence[Path], config: BenchmarkConfig) -> List[Dict[str, Any]]:
@@ -21,9 +21,11 @@ def profile_files(paths: Sequence[Path], config: BenchmarkConfig) -> List[Dict[s
     """
     if len(config.target) != 1:
         raise RecipeError(f"--target is {','.join(config.target)}; accepted with --profile-ops: one")
+    if config.accelerator:
+        raise RecipeError(f"--profile-ops with --accelerator {','.join(config.accelerator)}; accepted: without, as only the CPU tells its operators' times", "edgepress benchmark FILE --accelerator … says which nodes an accelerator took")
     found = []
     with hold(config.target[0]) as connection, tempfile.TemporaryDirectory(prefix="edgepress-profile-") as work:
-        for case in cases_of(list(paths), config, connection=connection, target=config.target[0]):
+        for case in check_cases(cases_of(list(paths), config, connection=connection, target=config.target[0]), connection, work=Path(work)):
             facts = {"file": str(case.file), "sha256": case.sha256, "runtime": case.runtime, "threads": case.threads, "target": case.target}
             reason = case.refusal()
             result = {"status": "unsupported", "reason": reason} if reason else run_job(

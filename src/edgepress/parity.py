@@ -65,13 +65,17 @@ def _check(file: Path, connection: Connection, *, target: Optional[str], runtime
 
 
 def gate(file: Path, runtime: str, connection: Connection, *, work: Path) -> Optional[str]:
-    """Why no latency of this file may be measured there, or None. A file that does not run there is left to the measurement to report."""
+    """Why no latency of this file may be measured there, or None.
+
+    Raises:
+        DeviceError: the device is gone.
+    """
     if connection.measured_on == "emulated":
         return EMULATED
     try:
         report = check_parity(file, connection, runtime=runtime)
-    except (JobError, UnsupportedError):
-        return None
+    except DeviceError:
+        raise
     except EdgepressError as error:
         return f"its answers cannot be compared with this machine's: {error}"
     return None if report.passed else f"it answers otherwise there than on this machine: {report.problems[0]} (edgepress device parity)"

@@ -3,7 +3,8 @@
     apps/<name>/releases/<sha of manifest.json>/   the bundle, unpacked
     apps/<name>/current -> releases/<sha>          replaced in one rename
     apps/<name>/history.json                       releases in the order in which they became current
-    apps/<name>/run                                `run PHOTO…`: the current release in the Python that has its runtime
+    apps/<name>/pythons/<sha of manifest.json>     path of the Python that has the runtime of that release
+    apps/<name>/run                                `run PHOTO…`: the current release in its Python
 
 Killed at any point, `current` is the old release or the new one, never something between, and what is half-made is removed by the next deploy.
 """
@@ -28,7 +29,7 @@ from edgepress.extract import extract
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RELEASE = re.compile(r"[0-9a-f]{64}")
 PROGRAMS = ("run.py", "predict.py")  # of a bundle, the first one it has
-HISTORY, CURRENT, LAUNCHER, INCOMING = "history.json", "current", "run", ".incoming"
+HISTORY, CURRENT, LAUNCHER, INCOMING, PYTHONS = "history.json", "current", "run", ".incoming", "pythons"
 TIMEOUT_SECONDS = 300
 
 
@@ -137,7 +138,7 @@ def _selftest(folder: Path, job: Mapping[str, Any]) -> Dict[str, Any]:
         except UnsupportedError as error:
             if not results:
                 raise
-            unchecked[model] = error.message
+            unchecked[model] = f"{sys.executable}: {error.message}"
             continue
         if problems:
             raise GateError(f"the self-test failed on the device: {model}: {problems[0]}", "the old release stays current; `edgepress device parity` shows each photo")
@@ -169,7 +170,7 @@ def activate(app: Path, job: Mapping[str, Any], folder: Path) -> Dict[str, Any]:
     history = _history(app)
     kept = history[:history.index(before) + 1] if before in history else [before] if before else []
     write_atomic(app / HISTORY, json.dumps((kept if kept and kept[-1] == release else kept + [release])).encode())
-    _write_launcher(app)
+    _write_launcher(app, release)
     _point(app, release)
     problem = _try(app)
     if problem:
@@ -190,9 +191,14 @@ def _undo(app: Path, before: Optional[str], history: List[str], release: str) ->
         shutil.rmtree(app / "releases" / release, ignore_errors=True)
 
 
-def _write_launcher(app: Path) -> None:
-    program = "\n".join(f'[ -f "$app/current/{name}" ] && exec {shlex.quote(sys.executable)} "$app/current/{name}" "$@"' for name in PROGRAMS)
-    text = f'#!/bin/sh\n# Runs the current release: {LAUNCHER} PHOTO…\napp=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)\n{program}\necho "nothing is deployed in $app" >&2\nexit 1\n'
+def _write_launcher(app: Path, release: str) -> None:
+    """The launcher, the same for all releases, and beside it which Python this one wants: each runtime may have an environment of its own."""
+    (app / PYTHONS).mkdir(exist_ok=True)
+    write_atomic(app / PYTHONS / release, f"{sys.executable}\n".encode())
+    program = "\n".join(f'[ -f "$app/current/{name}" ] && exec "$python" "$app/current/{name}" "$@"' for name in PROGRAMS)
+    text = (f'#!/bin/sh\n# Runs the current release: {LAUNCHER} PHOTO…\napp=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)\n'
+            f'now=$(readlink "$app/current")\n{{ read -r python < "$app/{PYTHONS}/${{now##*/}}"; }} 2>/dev/null || python={shlex.quote(sys.executable)}\n'
+            f'{program}\necho "nothing is deployed in $app" >&2\nexit 1\n')
     write_atomic(app / LAUNCHER, text.encode())
     os.chmod(app / LAUNCHER, 0o755)
 
@@ -227,6 +233,7 @@ def roll_back(app: Path, job: Mapping[str, Any], folder: Path) -> Dict[str, Any]
 
     Raises:
         ArtifactError: there is none, or it is damaged.
+        GateError: it does not run any more; the one that was current is current again.
     """
     now, history = _current(app), _history(app)
     older = [release for release in history[:history.index(now)] if (app / "releases" / release).is_dir()] if now in history else []
@@ -236,6 +243,10 @@ def roll_back(app: Path, job: Mapping[str, Any], folder: Path) -> Dict[str, Any]
     if problems:
         raise ArtifactError(f"release {older[-1][:12]} is damaged: {problems[0]}", "deploy its bundle again")
     _point(app, older[-1])
+    problem = _try(app)
+    if problem and now:
+        _point(app, now)
+        raise GateError(f"release {older[-1][:12]} does not run any more: {problem}", f"release {now[:12]} is current again")
     return {"release": older[-1], "previous": now, "current": _current(app), "launcher": str(app / LAUNCHER)}
 
 
@@ -276,6 +287,8 @@ def _prune(app: Path, *, keep: int) -> List[str]:
     gone = [path for path in sorted((app / "releases").iterdir()) if path.name not in stay]
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(app / PYTHONS / path.name)
     write_atomic(app / HISTORY, json.dumps([release for release in history if release in stay]).encode())
     return [path.name for path in gone]
 

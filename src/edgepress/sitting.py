@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from edgepress.artifact import SUFFIXES
 from edgepress.device_use import LOCAL
-from edgepress.errors import EdgepressError, JobError
+from edgepress.errors import DeviceError, EdgepressError, JobError
 from edgepress.measurement import Measurement, Round, engine_name
 from edgepress.progress import report_progress
 from edgepress.ratios import blocks_of, latency_ratio, own_half_width
@@ -158,6 +158,8 @@ def _round_of(cases: Sequence[Case], settings: Mapping[str, Any], *, number: int
     except JobError as error:
         if len(cases) == 1:
             return [{"status": "failed", "reason": error.reason}]
+    except DeviceError:
+        raise  # says nothing about a file
     except EdgepressError as error:
         if len(cases) == 1:
             return [{"status": "unsupported", "reason": str(error)}]

@@ -9,12 +9,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from edgepress import modelspec
 from edgepress.artifact import SUFFIXES, digest_file, write_atomic, write_json
-from edgepress.device_use import hold
-from edgepress.errors import ArtifactError, EdgepressError, GateError, RecipeError
+from edgepress.device_use import hold, on_each
+from edgepress.errors import ArtifactError, DeviceError, EdgepressError, GateError, RecipeError
 from edgepress.measurement import engine_name, to_json
 from edgepress.predictions import read_score
 from edgepress.progress import report_progress
@@ -23,7 +23,7 @@ from edgepress.result_sets import CELLS, images_id
 from edgepress.runtimes import load_runtime
 from edgepress.runtimes.accelerators import runtimes_of
 from edgepress.sitting import Case, measure_cases, settings_of
-from edgepress.stages.benchmark import cases_of
+from edgepress.stages.benchmark import cases_of, check_cases, require_used
 from edgepress.stages.evaluate import evaluate
 from edgepress.targets.base import Connection
 
@@ -160,18 +160,46 @@ def run_suite(suite: Suite, out: Path, *, again: bool = False) -> List[Dict[str,
     (out / CELLS).mkdir(parents=True, exist_ok=True)
     files = {entry.label: _prepared(suite, entry, out) for entry in suite.files}
     cells = [cell for target in suite.targets for entry in suite.files for cell in _cells(suite, entry, files[entry.label], target)]
+    require_used(suite.accelerators, [cell.accelerator for cell in cells])
     todo = [cell for cell in cells if again or not _is_done(out, cell)]
     report_progress(f"suite {suite.name}: {len(cells)} cells, {len(todo)} to do")
-    for target in suite.targets:
-        here = [cell for cell in todo if cell.target == target]
-        if here:
-            with hold(target) as connection:
-                _measure(suite, [c for c in here if c.threads is not None], out, connection)
-        for cell in (c for c in here if c.threads is None):
-            _keep(out, cell, _accuracy(suite, cell, out))
+    targets = [target for target in suite.targets if any(cell.target == target for cell in todo)]
+    _, failure = on_each(targets, lambda target: _fill_cells(suite, [cell for cell in todo if cell.target == target], out, target)) if targets else ({}, None)
+    if failure is not None:
+        raise failure
     documents = [_read(out, cell) for cell in cells]
     write_json(out / "suite.json", {"schema": 1, "name": suite.name, "cells": [cell.name for cell in cells]})
     return documents
+
+
+def _fill_cells(suite: Suite, cells: Sequence[Cell], out: Path, target: str) -> None:
+    """Everything about one target. Where it is lost, the cells that it has not filled say so."""
+    kept: List[str] = []
+
+    def keep(cell: Cell, document: Mapping[str, Any]) -> None:
+        _keep(out, cell, document)
+        kept.append(cell.name)
+
+    try:
+        with hold(target) as connection:
+            _measure(suite, [c for c in cells if c.threads is not None], out, connection, keep)
+        for cell in (c for c in cells if c.threads is None):
+            keep(cell, _accuracy(suite, cell, out))
+    except DeviceError as error:
+        for cell in (c for c in cells if c.name not in kept):
+            keep(cell, cell.document(suite, status="failed", reason=error.message))
+
+
+def require_reached(documents: Sequence[Mapping[str, Any]]) -> None:
+    """Nothing, where no target was lost as a whole.
+
+    Raises:
+        DeviceError: one was.
+    """
+    for target in dict.fromkeys(d["target"] for d in documents):
+        own = [d for d in documents if d["target"] == target]
+        if all(d["status"] == "failed" for d in own):
+            raise DeviceError(f"{target} filled none of its {len(own)} cells: {own[0]['reason']}", "what was measured elsewhere is kept; the same command goes on with what is missing")
 
 
 def require_expected(documents: Sequence[Mapping[str, Any]]) -> None:
@@ -252,7 +280,7 @@ def _keep(out: Path, cell: Cell, document: Mapping[str, Any]) -> None:
     write_json(out / CELLS / cell.name, document)
 
 
-def _measure(suite: Suite, cells: Sequence[Cell], out: Path, connection: Connection) -> None:
+def _measure(suite: Suite, cells: Sequence[Cell], out: Path, connection: Connection, keep: Callable[[Cell, Mapping[str, Any]], None]) -> None:
     """Latencies, group by group; each group's cells are written as soon as it is done."""
     groups = list(dict.fromkeys(_group(cell.entry) for cell in cells))
     for number, group in enumerate(groups):
@@ -260,9 +288,9 @@ def _measure(suite: Suite, cells: Sequence[Cell], out: Path, connection: Connect
         own = [cell for cell in cells if _group(cell.entry) == group]
         cases = [_case(suite, cell, connection) for cell in own]
         with tempfile.TemporaryDirectory(prefix=".sitting-", dir=out) as work:
-            records = measure_cases(cases, _config(suite), connection=connection, work=Path(work))
+            records = measure_cases(check_cases(cases, connection, work=Path(work)), _config(suite), connection=connection, work=Path(work))
         for cell, record in zip(own, records):
-            _keep(out, cell, cell.document(suite, status=record.status, reason=record.reason, measurement=json.loads(to_json(record))))
+            keep(cell, cell.document(suite, status=record.status, reason=record.reason, measurement=json.loads(to_json(record))))
 
 
 def _case(suite: Suite, cell: Cell, connection: Connection) -> Case:
@@ -280,6 +308,8 @@ def _accuracy(suite: Suite, cell: Cell, out: Path) -> Dict[str, Any]:
         try:
             evaluate(folder, model=cell.file, dataset=suite.folder / cell.entry.inputs, config=EvaluateConfig(runtime=cell.runtime, target=cell.target))  # type: ignore[arg-type]
             score = read_score(folder)
+        except DeviceError:
+            raise  # says nothing about a file
         except EdgepressError as error:
             return cell.document(suite, status="unsupported", reason=error.message)
     if score.probabilities is None or score.targets is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
-from edgepress.errors import EdgepressError, JobError, ModelError
+from edgepress.errors import DeviceError, EdgepressError, JobError, ModelError
 from edgepress.jobs import THREAD_VARIABLES, launcher_of, prepare_job, read_result
 from edgepress.targets.base import RESULT_BYTES, Connection
 
@@ -61,7 +61,7 @@ def _cases(jobs: Sequence[Dict[str, Any]], connection: Connection, *, folder: Pa
         try:
             command = launcher_of(connection, job["runtime"], folder)
             prepared = prepare_job(job, work=folder, there=there, connection=connection)
-        except (ModelError, JobError):
+        except (ModelError, JobError, DeviceError):
             raise
         except EdgepressError as error:
             refused[number] = {"status": "unsupported", "reason": str(error)}

@@ -22,7 +22,12 @@ class KerasSession:
 
     def __init__(self, model: Any, *, tensorflow: Any, device: Optional[str] = None) -> None:
         self._model, self._device = model, device
-        self._function = tensorflow.function(lambda *arrays: model(arrays[0] if len(arrays) == 1 else list(arrays), training=False))
+
+        def infer(*arrays: Any) -> Any:
+            with tensorflow.device("/GPU:0" if device else None):  # soft placement is off: what has no kernel there is an error
+                return model(arrays[0] if len(arrays) == 1 else list(arrays), training=False)
+
+        self._function = tensorflow.function(infer)
         self.inputs = [_tensor_info(t) for t in model.inputs]
         self.outputs = [_tensor_info(t) for t in model.outputs]
 
@@ -35,7 +40,10 @@ class KerasSession:
     def run(self, arrays: Sequence[np.ndarray]) -> List[np.ndarray]:
         """One inference."""
         answer = self._function(*arrays)
-        return [tensor.numpy() for tensor in (answer if isinstance(answer, (list, tuple)) else [answer])]
+        tensors = answer if isinstance(answer, (list, tuple)) else [answer]
+        if self._device and "GPU" not in tensors[0].device:
+            raise UnsupportedError(f"TensorFlow computed on {tensors[0].device}, not on the GPU", "leave the accelerator out for the CPU")
+        return [tensor.numpy() for tensor in tensors]
 
     def close(self) -> None:
         """Give the memory back."""

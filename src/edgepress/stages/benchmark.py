@@ -40,14 +40,23 @@ def _on_target(target: str, files: Sequence[Path], config: BenchmarkConfig, *, w
     """The records of one target, which is held meanwhile. A device that is lost loses nothing of the others: its records say why they are empty."""
     try:
         with hold(target) as connection:
-            doubts: Dict[Tuple[Path, str], Optional[str]] = {}
-            cases = [_checked(case, doubts, connection, work=work) for case in cases_of(files, config, connection=connection, target=target)]
+            cases = check_cases(cases_of(files, config, connection=connection, target=target), connection, work=work)
             return measure_cases(cases, config, connection=connection, work=work)
     except DeviceError as error:
         if len(set(config.target)) == 1:
             raise
         once = dataclasses.replace(config, threads=config.threads or (1,))
         return [case.record(status="failed", reason=str(error)) for case in cases_of(files, once, connection=connect(LOCAL), target=target)]
+
+
+def check_cases(cases: Sequence[Case], connection: Connection, *, work: Path) -> List[Case]:
+    """The cases, those refused whose device must not be measured: no figure of a place comes before its answers are this machine's.
+
+    Raises:
+        DeviceError: the device is gone.
+    """
+    doubts: Dict[Tuple[Path, str], Optional[str]] = {}
+    return [_checked(case, doubts, connection, work=work) for case in cases]
 
 
 def _checked(case: Case, doubts: Dict[Tuple[Path, str], Optional[str]], connection: Connection, *, work: Path) -> Case:
@@ -83,11 +92,21 @@ def cases_of(paths: Sequence[Path], config: BenchmarkConfig, *, connection: Conn
             for runtime, (verdict, remark) in _verdicts(file, _runtimes(file, config.runtimes, connection)).items():
                 case = partial(Case, **facts, runtime=runtime, verdict=verdict, remark=remark)
                 cases += [case(threads=count, batch=batch) for count in threads for batch in config.batch]
+                case = partial(case, verdict="ok", remark=None)  # what is known is known of the CPU
                 cases += [case(threads=min(threads), batch=batch, accelerator=name) for name, knowing in accelerators.items() if runtime in knowing for batch in config.batch]
-    idle = [name for name in accelerators if all(case.accelerator != name for case in cases)]
-    if idle:
-        raise UnsupportedError(f"accelerator {idle[0]} belongs to {' and '.join(accelerators[idle[0]])}, in which none of these files is measured", "give it a file for that runtime, or leave it out")
+    require_used(config.accelerator, [case.accelerator for case in cases])
     return list(dict.fromkeys(cases))  # the same file may have been named twice
+
+
+def require_used(accelerators: Sequence[str], used: Sequence[Optional[str]]) -> None:
+    """Nothing, where each accelerator is used by something.
+
+    Raises:
+        UnsupportedError: one is not, so that it would be missing without a word.
+    """
+    for name in accelerators:
+        if name not in used:
+            raise UnsupportedError(f"accelerator {name} belongs to {' and '.join(runtimes_of(name))}, in which none of these files is measured", "give it a file for that runtime, or leave it out")
 
 
 def _verdicts(file: Path, runtimes: Sequence[str]) -> Dict[str, Tuple[str, Optional[str]]]:
