@@ -68,8 +68,8 @@ def fine_tune(source: Any, plan: PrunePlan, *, method: ModuleType, train: Images
     """A new model with the architecture of `source`, fine-tuned on `train` while `method` prunes it. `source` is not touched.
 
     Batch normalisation stays in inference mode while training steps are taken: batches of few images would spoil its statistics. After each
-    epoch they are estimated anew over many (BN re-estimation): zeros shift what every later layer sees, and with the old ones training at high
-    sparsity collapses. Of the epochs that ended at the final sparsity the best on validation images is kept; the earlier ones, with fewer
+    epoch they are estimated anew over many (BN re-estimation), and kept where validation images are none the worse: zeros shift what every later
+    layer sees, and with the old ones training at high sparsity collapses. Of the epochs that ended at the final sparsity the best on validation images is kept; the earlier ones, with fewer
     zeros, are never chosen.
 
     Raises:
@@ -87,7 +87,7 @@ def fine_tune(source: Any, plan: PrunePlan, *, method: ModuleType, train: Images
     batches = _batches(keras, train, teacher, spec=spec, config=config)
     chosen = np.random.default_rng(config.seed).permutation(len(train))[:STATISTICS_IMAGES[1]]
     watch = _Watch(model, plan, validation, spec=spec, config=config, steps=count_steps(len(train), config),
-                   before=lambda: estimate_statistics(clone, train.pixels, chosen, spec))
+                   estimate=lambda: estimate_statistics(clone, train.pixels, chosen, spec))
     model.fit(batches, epochs=config.epochs, shuffle=False, verbose=0, workers=1,
               callbacks=[*method.callbacks(model, plan), keras.callbacks.TerminateOnNaN(), *watch.callbacks(keras)])
     result = keras.models.clone_model(source)
@@ -151,10 +151,10 @@ def estimate_statistics(model: Any, pixels: np.ndarray, chosen: np.ndarray, spec
 
 
 class _Watch:
-    """Follows training: progress, accuracy after each epoch (when `before` was called), and the best weights at the final sparsity."""
+    """Follows training: progress, accuracy after each epoch (with the batch statistics of before or those of `estimate`), and the best weights at the final sparsity."""
 
-    def __init__(self, model: Any, plan: PrunePlan, validation: Images, *, spec: ModelSpec, config: PruneConfig, steps: int, before: Callable[[], None]) -> None:
-        self.before = before
+    def __init__(self, model: Any, plan: PrunePlan, validation: Images, *, spec: ModelSpec, config: PruneConfig, steps: int, estimate: Callable[[], None]) -> None:
+        self.estimate = estimate
         self.model, self.plan, self.validation, self.spec, self.config, self.steps = model, plan, validation, spec, config, steps
         self.epochs: List[Dict[str, Any]] = []
         self.kept_epoch, self._best, self._weights = 0, (-1.0, 0.0), None
@@ -173,13 +173,22 @@ class _Watch:
         loss = float((logs or {}).get("loss", np.nan))
         if not np.isfinite(loss):
             return
-        self.before()
-        probabilities = predict(self.model, self.validation.pixels, self.spec, batch_size=self.config.batch_size) if len(self.validation) else np.empty((0, 1), np.float32)
-        reached, score = accuracy(probabilities, self.validation.targets), _score(probabilities, self.validation.targets)
+        weights, (reached, score) = self.model.get_weights(), self._judge()
+        self.estimate()
+        again, fresh = self._judge()
+        if fresh >= score:
+            reached, score = again, fresh
+        else:
+            self.model.set_weights(weights)
         final = self._step() >= self.plan.schedule.end_step
         self.epochs.append({"epoch": epoch + 1, "loss": loss, "validation_accuracy": reached, "at_final_sparsity": final})
         if final and score >= self._best:
             self.kept_epoch, self._best, self._weights = epoch + 1, score, self.model.get_weights()
+
+    def _judge(self) -> Tuple[Optional[float], Tuple[float, float]]:
+        """Accuracy on validation images, and the score that epochs are chosen by."""
+        probabilities = predict(self.model, self.validation.pixels, self.spec, batch_size=self.config.batch_size) if len(self.validation) else np.empty((0, 1), np.float32)
+        return accuracy(probabilities, self.validation.targets), _score(probabilities, self.validation.targets)
 
     def finish(self) -> Any:
         """The model with the weights that are kept."""
