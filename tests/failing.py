@@ -82,7 +82,7 @@ class Lane:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         return Trial(**{"transport": self.transport, "folder": folder, "model": self.random.randbytes(MODEL_BYTES), **changes})  # type: ignore[arg-type]
 
-    def interrupt(self, name: str, injure: Callable[[], None], *, heal: Callable[[], None] = lambda: None, latest: float = 1.3, closes: bool = True) -> None:
+    def interrupt(self, name: str, injure: Callable[[], None], *, heal: Callable[[], None] = lambda: None, latest: float = 1.0, closes: bool = True) -> None:
         """Start a measurement, do something to it at a random moment, and see what it says."""
         trial = self.trial()
         thread = threading.Thread(target=trial.run, daemon=True)

@@ -85,7 +85,7 @@ def ssh_failures(lane: Lane) -> None:
         lane.interrupt("sshd killed", lambda: device.kill("sshd"), heal=lambda: device.restart("sshd"))
     for _ in range(2):
         lane.interrupt("session hangs", lambda: device.shell(HOLDER.format(home=home, signal="STOP")), heal=lambda: device.shell(HOLDER.format(home=home, signal=9)), latest=1.0, closes=False)
-    shared_failures(lane, home)
+    shared_failures(lane, home, last_bytes=6)
     noisy_shells(lane)
     for _ in range(4):
         changed_key(lane)
@@ -101,7 +101,7 @@ def adb_failures(lane: Lane) -> None:
         lane.interrupt("adbd killed", lambda: device.kill("adbd"), heal=lambda: device.restart("adbd"))
     for _ in range(6):
         lane.interrupt("adb server killed", lambda: device.kill("adb server"), heal=lambda: (end(ours(device, "fork-server")), device.restart("adb server")))  # type: ignore[func-returns-value]
-    shared_failures(lane, "/data/local/tmp/edgepress")
+    shared_failures(lane, "/data/local/tmp/edgepress", last_bytes=2)  # 14 s each: adbd keeps the connection open for what else holds it, so that only the limit ends it
 
 
 def ours_adb() -> List[int]:
@@ -111,11 +111,11 @@ def ours_adb() -> List[int]:
     return [pid for pid in found if b"adb\0-s\0" in command_line(pid)]
 
 
-def shared_failures(lane: Lane, home: str) -> None:
+def shared_failures(lane: Lane, home: str, *, last_bytes: int) -> None:
     for _ in range(5):
         lane.interrupt("worker killed", lambda: lane.device.shell(JOB.format(home=home)), closes=False)
-    for _ in range(4):
-        trial = lane.trial(last_words=WRAPPER.format(home=home), limit_seconds=2)  # adbd keeps the connection open for what else holds it: only the limit ends it
+    for _ in range(last_bytes):
+        trial = lane.trial(last_words=WRAPPER.format(home=home), limit_seconds=2)
         trial.run()
         lane.judge("dead after the last byte", trial, must_fail=True)
     for _ in range(4):
