@@ -1,12 +1,15 @@
 """The command line: start-up cost, help, exit codes, and errors people can act on."""
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from edgepress.__main__ import help_text
 from edgepress.cli import cli, render_help
@@ -141,3 +144,12 @@ def test_results_about_a_file_in_a_bundle_go_beside_the_bundle(tmp_path: Path) -
     assert _outside_bundles(tmp_path / "app" / "models" / "m.tflite").parent == tmp_path
     assert _outside_bundles(tmp_path / "app").parent == tmp_path
     assert _outside_bundles(tmp_path / "other" / "m.tflite") == tmp_path / "other" / "m.tflite"
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_lost_a_target_shows_the_rest_and_does_not_succeed(tmp_path: Path) -> None:
+    model = shutil.copy(Path(__file__).parent / "data" / "tiny_float.onnx", tmp_path)
+    words = ["benchmark", str(model), "--target", "local,ssh://pi@127.0.0.1:1", "--runtimes", "onnxruntime", "--threads", "1", "--effort", "quick", "--min-seconds", "0.05", "--max-seconds", "0.1"]
+    done = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "out")])
+    assert "nothing was measured on ssh://pi@127.0.0.1:1" in str(done.exception) and done.exit_code != 0
+    assert [m["status"] for m in json.loads((tmp_path / "out" / "measurements.json").read_text())] == ["ok", "failed"]

@@ -106,10 +106,11 @@ def _judge(stage: Stage, document: Any) -> None:
 
 def _require_reached(records: Any) -> None:
     """Nothing, where no target was lost as a whole: a row that says so is no success for who waits for the exit code."""
-    for target in dict.fromkeys(record["target"] for record in records):
-        own = [record for record in records if record["target"] == target]
-        if all(record["status"] == "failed" for record in own):
-            raise DeviceError(f"nothing was measured on {target}: {own[0]['reason']}", "what was measured elsewhere is kept")
+    from edgepress.device_use import lost_target
+
+    lost = lost_target(records)
+    if lost is not None:
+        raise DeviceError(f"nothing was measured on {lost[0]}: {lost[1][0]['reason']}", "what was measured elsewhere is kept")
 
 
 for _stage in STAGES.values():

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from edgepress.errors import EdgepressError, RecipeError
 from edgepress.targets import connect
@@ -63,6 +63,15 @@ def on_each(targets: Sequence[str], work: Callable[[str], Result]) -> Tuple[Dict
     if first is not None and len(failures) > 1:
         first.message += "".join(f" (and {target}: {error.message})" for target, error in list(failures.items())[1:])
     return results, first
+
+
+def lost_target(records: Sequence[Mapping[str, Any]]) -> Optional[Tuple[str, List[Mapping[str, Any]]]]:
+    """The first target whose records ("target", "status", "reason") all failed, with them; None where each has something."""
+    for target in dict.fromkeys(record["target"] for record in records):
+        own = [record for record in records if record["target"] == target]
+        if all(record["status"] == "failed" for record in own):
+            return target, own
+    return None
 
 
 def split_targets(text: str) -> Tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from edgepress import modelspec
 from edgepress.artifact import SUFFIXES, digest_file, write_atomic, write_json
-from edgepress.device_use import hold, on_each
+from edgepress.device_use import hold, lost_target, on_each
 from edgepress.errors import ArtifactError, DeviceError, EdgepressError, GateError, RecipeError
 from edgepress.measurement import engine_name, to_json
 from edgepress.predictions import read_score
@@ -196,10 +196,10 @@ def require_reached(documents: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         DeviceError: one was.
     """
-    for target in dict.fromkeys(d["target"] for d in documents):
-        own = [d for d in documents if d["target"] == target]
-        if all(d["status"] == "failed" for d in own):
-            raise DeviceError(f"{target} filled none of its {len(own)} cells: {own[0]['reason']}", "what was measured elsewhere is kept; the same command goes on with what is missing")
+    lost = lost_target(documents)
+    if lost is not None:
+        target, own = lost
+        raise DeviceError(f"{target} filled none of its {len(own)} cells: {own[0]['reason']}", "what was measured elsewhere is kept; the same command goes on with what is missing")
 
 
 def require_expected(documents: Sequence[Mapping[str, Any]]) -> None:

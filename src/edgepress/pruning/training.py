@@ -69,8 +69,8 @@ def fine_tune(source: Any, plan: PrunePlan, *, method: ModuleType, train: Images
 
     Batch normalisation stays in inference mode while training steps are taken: batches of few images would spoil its statistics. After each
     epoch they are estimated anew over many (BN re-estimation), and kept where validation images are none the worse: zeros shift what every later
-    layer sees, and with the old ones training at high sparsity collapses. Of the epochs that ended at the final sparsity the best on validation images is kept; the earlier ones, with fewer
-    zeros, are never chosen.
+    layer sees, and with the old ones training at high sparsity collapses. Of the epochs that ended at the final sparsity the best on validation
+    images is kept; the earlier ones, with fewer zeros, are never chosen.
 
     Raises:
         ModelError: the loss is not finite any more.
